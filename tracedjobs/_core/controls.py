@@ -1,0 +1,287 @@
+"""What operators ask of a job: pause, resume, cancel, retry, rewind, recover.
+
+Each is a rule from the record as it is to the change that is wanted; `_apply` makes the change, or
+reads the record again where somebody else was faster.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from tracedjobs import events
+from tracedjobs._core import values
+from tracedjobs._core.clock import wall_time
+from tracedjobs._core.performing import is_lost
+from tracedjobs._core.records import (
+    FINISHED,
+    Change,
+    ControlRecord,
+    JobRecord,
+    Position,
+    Status,
+    Stored,
+    position_columns,
+)
+from tracedjobs.errors import InvalidTransitionError, JobNotFoundError
+
+if TYPE_CHECKING:
+    from tracedjobs.stores.base import Store
+
+__all__ = ["FROM_START", "cancel", "pause", "recover", "resume", "retry", "rewind"]
+
+Columns = dict[str, object]
+Rule = Callable[[Stored, bool], Columns | None]
+
+
+class _FromStart:
+    def __repr__(self) -> str:
+        return "…"
+
+
+FROM_START: Final = _FromStart()
+"""The cursor of a rewind that names none: the step begins as if it had never run."""
+
+
+def pause(store: Store, job_id: str, by: str | None) -> None:
+    """An idle job is paused at once; a running one at its next checkpoint."""
+
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        head = stored.job
+        if head.status is Status.PAUSED or head.wish == "pause":
+            return None
+        if head.status is Status.RUNNING and not lost:
+            return _wish(head, "pause")
+        _refuse_finished(head, "paused")
+        return {"status": Status.PAUSED, "resume_at": None, "reason": "paused", **_freed(lost=lost)}
+
+    if _apply(store, job_id, "pause", by, rule):
+        _tell(store, job_id, "job_paused")
+
+
+def resume(store: Store, job_id: str, by: str | None) -> None:
+    """A paused job may run again; a wish to pause that was not seen yet is taken back."""
+
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        head = stored.job
+        if head.status is Status.RUNNING:
+            return {"wish": None} if head.wish == "pause" else None
+        if head.status is Status.PAUSED:
+            return {"status": _idle(head), "reason": "paused", "resume_at": wall_time()}
+        if head.status in FINISHED:
+            word = "retry" if head.status is Status.FAILED else "rewind"
+            _refuse(head, f"cannot be resumed; see `{word}`")
+        return None
+
+    _apply(store, job_id, "resume", by, rule)
+
+
+def cancel(store: Store, job_id: str, by: str | None) -> None:
+    """An idle job is cancelled at once; a running one at its next checkpoint."""
+
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        head = stored.job
+        if head.status is Status.CANCELLED or head.wish == "cancel":
+            return None
+        if head.status is Status.RUNNING and not lost:
+            return _wish(head, "cancel")
+        _refuse_finished(head, "cancelled")
+        now = wall_time()
+        return {
+            "status": Status.CANCELLED,
+            "reason": "cancelled",
+            "resume_at": None,
+            "ended_at": now,
+            "expires_at": now + head.retention,
+            **_freed(lost=lost),
+        }
+
+    if _apply(store, job_id, "cancel", by, rule):
+        _tell(store, job_id, "job_cancelled")
+
+
+def retry(store: Store, job_id: str, by: str | None) -> None:
+    """A failed job may run again, from where it failed."""
+
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        head = stored.job
+        if head.status is not Status.FAILED:
+            _refuse(head, "only a failed job can be retried")
+        return {
+            "status": Status.INTERRUPTED,
+            "reason": "retry",
+            "resume_at": wall_time(),
+            "ended_at": None,
+            "expires_at": None,
+        }
+
+    _apply(store, job_id, "retry", by, rule)
+
+
+def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None) -> None:
+    """An idle job goes back to `cursor` of `step`; that step and later ones are done again."""
+    text = None if cursor is FROM_START else values.encode_cursor(cursor)
+    dropped: tuple[str, ...] = ()
+
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        nonlocal dropped
+        head = stored.job
+        if head.status is Status.RUNNING and not lost:
+            _refuse(head, "cannot be rewound while it runs; `pause` it first")
+        if head.status is Status.CANCELLED:
+            _refuse(head, "cannot be rewound; submit a new one")
+        position, dropped = _rewound(stored, step, text)
+        columns: Columns = {**position_columns(position), **_freed(lost=lost)}
+        columns["saved_seq"] = 0
+        if head.status not in {Status.PAUSED, Status.PENDING}:
+            columns |= {
+                "status": Status.INTERRUPTED,
+                "reason": "rewound",
+                "resume_at": wall_time(),
+                "ended_at": None,
+                "expires_at": None,
+                "result": None,
+            }
+        return columns
+
+    detail = f"to step {step}" + ("" if text is None else f", cursor {text}")
+    _apply(store, job_id, "rewind", by, rule, detail=detail, drop=lambda: dropped)
+    _tell(store, job_id, "job_rewound", step=step, cursor=text)
+
+
+def recover(store: Store, by: str | None, *, limit: int = 1000) -> list[str]:
+    """Mark each lost job as interrupted, so that it can be resumed; their ids."""
+    found: list[str] = []
+    after = None
+    while len(found) < limit:
+        page = store.running(limit=100, after=after)
+        found += [each.id for each in page if is_lost(store, each) and _recover(store, each, by)]
+        if not page:
+            break
+        after = page[-1].id
+    return found
+
+
+def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
+    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+        if not lost:
+            return None  # somebody else was faster
+        if stored.job.wish == "cancel":
+            now = wall_time()
+            ends: Columns = {"ended_at": now, "expires_at": now + stored.job.retention}
+            return {"status": Status.CANCELLED, "reason": "cancelled", **ends, **_freed(lost=True)}
+        if stored.job.wish == "pause":
+            return {"status": Status.PAUSED, "reason": "paused", **_freed(lost=True)}
+        return {
+            "status": Status.INTERRUPTED,
+            "reason": "lost",
+            "resume_at": wall_time(),
+            **_freed(lost=True),
+        }
+
+    if not _apply(store, head.id, "recover", by, rule):
+        return False
+    events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
+    return True
+
+
+# -- shared -----------------------------------------------------------------------------------------
+
+def _apply(
+    store: Store,
+    job_id: str,
+    action: str,
+    by: str | None,
+    rule: Rule,
+    *,
+    detail: str | None = None,
+    drop: Callable[[], tuple[str, ...]] = tuple,
+) -> bool:
+    while True:
+        stored = store.load(job_id)
+        if stored is None:
+            msg = f"There is no job {job_id!r} in {store.url}."
+            raise JobNotFoundError(msg)
+        head = stored.job
+        lost = is_lost(store, head)
+        columns = rule(stored, lost)
+        if columns is None:
+            return False
+        now = wall_time()
+        ends_run = lost and "status" in columns
+        change = Change(
+            job_id=job_id,
+            revision=head.revision,
+            columns=columns,
+            if_lease_until=head.lease_until if lost else None,
+            close_run=(head.run, "lost", "lost", now) if ends_run else None,
+            drop_steps=drop(),
+            control=ControlRecord(now, action, by or _somebody(), detail),
+        )
+        if store.change(change):
+            return True
+
+
+def _wish(head: JobRecord, wish: str) -> Columns:
+    if head.wish == "cancel":
+        _refuse(head, "is being cancelled")
+    return {"wish": wish}
+
+
+def _freed(*, lost: bool) -> Columns:
+    # The token goes with the lost run: should it wake up, it finds no row to write to.
+    return {"token": None, "owner": None, "wish": None, "lease_until": 0.0} if lost else {}
+
+
+def _idle(head: JobRecord) -> Status:
+    return Status.PENDING if head.run == 0 else Status.INTERRUPTED
+
+
+def _rewound(
+    stored: Stored, step: str, cursor: str | None
+) -> tuple[Position | None, tuple[str, ...]]:
+    names = [each.name for each in stored.steps]
+    position = stored.open_position
+    if step in names:
+        at = names.index(step)
+        dropped = tuple(names[at:])
+        begun = stored.steps[at].started_at
+    elif position is not None and position.step == step:
+        dropped = ()
+        begun = position.started_at
+    else:
+        known = [*names, *([position.step] if position else [])]
+        msg = (
+            f"The job {stored.job.id} has not begun a step '{step}'; it can go back to "
+            f"{', '.join(repr(name) for name in known) or 'none yet'}."
+        )
+        raise InvalidTransitionError(msg)
+    if cursor is None:
+        return None, dropped
+    return Position(step=step, cursor=cursor, started_at=begun), dropped
+
+
+def _refuse_finished(head: JobRecord, word: str) -> None:
+    if head.status in FINISHED:
+        _refuse(head, f"cannot be {word} any more")
+
+
+def _refuse(head: JobRecord, what: str) -> None:
+    msg = f"The job {head.id} is {head.status}: {what}."
+    raise InvalidTransitionError(msg)
+
+
+def _somebody() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):
+        return f"somebody@{socket.gethostname()}"
+
+
+def _tell(store: Store, job_id: str, event: str, **payload: object) -> None:
+    stored = store.load(job_id)
+    if stored is not None:
+        head = stored.job
+        events.notify(event, job=head.name, job_id=job_id, run=head.run, **payload)

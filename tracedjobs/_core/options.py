@@ -1,0 +1,98 @@
+"""What `@job` takes, checked once when the function is decorated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+__all__ = ["Duration", "JobOptions", "checked_total", "seconds"]
+
+Duration = float | timedelta
+
+
+def seconds(value: Duration, option: str, *, zero: bool = False) -> float:
+    """`value` in seconds; raises `TypeError` or `ValueError` that names `option`."""
+    if isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        msg = f"{option}={value!r} must be a number of seconds or a timedelta."
+        raise TypeError(msg)
+    if math.isnan(number) or number < 0 or (number == 0 and not zero):
+        least = "0 or more" if zero else "above 0"
+        msg = f"{option}={value!r} must be {least} seconds."
+        raise ValueError(msg)
+    return number
+
+
+def checked_total(value: object, step: str) -> int | None:
+    """`value` as a step's total; raises `TypeError` or `ValueError` that names the step."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        msg = f"total={value!r} of step '{step}' must be an int, or None when it is not known."
+        raise TypeError(msg)
+    if value < 0:
+        msg = f"total={value!r} of step '{step}' must not be negative."
+        raise ValueError(msg)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """The options of a job, durations in seconds; see `job` for what each means."""
+
+    max_resumptions: int | None = None
+    resume_delay: float = 5.0
+    resume_errors_after_advancing: bool = True
+    checkpoint_every: float = 1.0
+    max_runtime: float | None = None
+    stall_after: float = 60.0
+    deadline: float | None = None
+    steps: int | None = None
+    retention: float = 7 * 24 * 3600.0
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        max_resumptions: int | None,
+        resume_delay: Duration,
+        resume_errors_after_advancing: bool,
+        checkpoint_every: Duration,
+        max_runtime: Duration | None,
+        stall_after: Duration,
+        deadline: Duration | None,
+        steps: Sequence[str] | int | None,
+        retention: Duration,
+    ) -> JobOptions:
+        """The options in seconds, or an error that names the one that is wrong."""
+        if max_resumptions is not None and _no_count(max_resumptions):
+            msg = f"max_resumptions={max_resumptions!r} must be an int of 0 or more, or None."
+            raise ValueError(msg)
+        if steps is not None and not isinstance(steps, int):
+            if isinstance(steps, str):
+                msg = f"steps={steps!r} must be a list of names or their number."
+                raise TypeError(msg)
+            steps = len(steps)
+        if steps is not None and _no_count(steps):
+            msg = f"steps={steps!r} must be names or a number of 0 or more."
+            raise ValueError(msg)
+        return cls(
+            max_resumptions=max_resumptions,
+            resume_delay=seconds(resume_delay, "resume_delay", zero=True),
+            resume_errors_after_advancing=bool(resume_errors_after_advancing),
+            checkpoint_every=seconds(checkpoint_every, "checkpoint_every", zero=True),
+            max_runtime=None if max_runtime is None else seconds(max_runtime, "max_runtime"),
+            stall_after=seconds(stall_after, "stall_after"),
+            deadline=None if deadline is None else seconds(deadline, "deadline"),
+            steps=steps,
+            retention=seconds(retention, "retention", zero=True),
+        )
+
+
+def _no_count(value: object) -> bool:
+    return isinstance(value, bool) or not isinstance(value, int) or value < 0

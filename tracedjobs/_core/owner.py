@@ -1,0 +1,145 @@
+"""The run directory, and the lock in it by which others see that this process is dead.
+
+Each process that runs jobs holds a `flock` on a file of its own there. The kernel frees it when
+the process dies, however it dies, at once and even while it is a zombie; a pid that was reused
+does not hold it, and a container sees it only where it shares the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Final
+
+from tracedjobs._core.clock import boot_id
+
+__all__ = ["owner_is_dead", "owner_name", "run_directory"]
+
+STALE_AFTER: Final = 24 * 3600.0
+"""Seconds after which a lock file nobody holds is removed: its leases ended long before."""
+
+_mutex = threading.Lock()
+_held: tuple[str, int] | None = None
+_warned = False
+
+
+def run_directory() -> Path:
+    """Where the lock files are, made when it is not there: private to the user.
+
+    `TRACEDJOBS_RUN_DIR`, else `tracedjobs` in the user's runtime directory, else a folder in the
+    temporary one. Raises `OSError` for one that is a symbolic link, another user's, or open to
+    others: whoever can write there could make a live process look dead.
+    """
+    given = os.environ.get("TRACEDJOBS_RUN_DIR")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        path = Path(given)
+    elif runtime:
+        path = Path(runtime) / "tracedjobs"
+    else:
+        path = Path(tempfile.gettempdir()) / f"tracedjobs-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        msg = f"The run directory {path} is no directory (a symbolic link is refused)."
+        raise OSError(msg)
+    if status.st_uid != os.getuid():
+        msg = f"The run directory {path} belongs to user {status.st_uid}, not to {os.getuid()}."
+        raise OSError(msg)
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        msg = f"The run directory {path} can be written by others; make it mode 0700."
+        raise OSError(msg)
+    return path
+
+
+def owner_name() -> str | None:
+    """The name of this process's lock file, taken at the first call.
+
+    `None`, with one warning, when there is no usable run directory: jobs run all the same, and a
+    dead process is then seen by the end of its lease.
+    """
+    global _held, _warned  # noqa: PLW0603 - one lock a process
+    with _mutex:
+        if _held is None:
+            try:
+                _held = _take(run_directory())
+            except OSError as error:
+                if not _warned:
+                    _warned = True
+                    warnings.warn(
+                        f"No run directory, so a killed job is found only when its lease ends: "
+                        f"{error}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                return None
+        return _held[0]
+
+
+def owner_is_dead(owner: str | None, lease_boot: str | None) -> bool:
+    """Whether the process that holds `owner` is dead for certain; `False` when nobody can tell.
+
+    A file that is not there tells nothing: the owner may use another directory. A shared lock is
+    tried, so that two who look at the same time do not take each other for the owner.
+    """
+    if owner is None or lease_boot != boot_id() or not owner.isalnum():
+        return False
+    with _mutex:
+        if _held is not None and _held[0] == owner:
+            return False
+    try:
+        return _is_free(run_directory() / f"{owner}.lock")
+    except OSError:
+        return False
+
+
+def _take(directory: Path) -> tuple[str, int]:
+    _remove_stale(directory)
+    name = os.urandom(12).hex()
+    handle = os.open(
+        directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+    )
+    # Nobody knows the name yet, so there is nobody to wait for.
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return name, handle
+
+
+def _remove_stale(directory: Path) -> None:
+    oldest = time.time() - STALE_AFTER
+    for path in directory.glob("*.lock"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < oldest and _is_free(path):
+                path.unlink()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds the lock of that file; a shared one is tried, see above."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _after_fork_in_child() -> None:
+    # The child shares the parent's lock through its copy of the handle; closing the copy leaves
+    # the parent's lock, and lets it go when the parent dies. The child takes one of its own.
+    global _held, _mutex  # noqa: PLW0603 - as above
+    _mutex = threading.Lock()
+    if _held is not None:
+        with contextlib.suppress(OSError):
+            os.close(_held[1])
+        _held = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

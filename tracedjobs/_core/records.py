@@ -1,0 +1,272 @@
+"""What a store keeps of a job, as plain data, and how it differs from one moment to the next.
+
+Texts such as `arguments` and `cursor` are the typed JSON of `values`; nothing here decodes them.
+Times are seconds since the epoch, but for `lease_until`, which is on the store's own lease clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Final
+
+__all__ = [
+    "ALLOWED",
+    "FINISHED",
+    "RECORD_VERSION",
+    "Change",
+    "ControlRecord",
+    "JobRecord",
+    "Position",
+    "RunRecord",
+    "Save",
+    "Status",
+    "StepRecord",
+    "Stored",
+]
+
+RECORD_VERSION: Final = 1
+"""The version of the record below; a store refuses to read a newer one."""
+
+
+class Status(str, Enum):
+    """Where a job stands. `lost` and `stalled` are read from time, and never stored."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    __str__ = str.__str__
+    __format__ = str.__format__
+
+
+FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+
+ALLOWED: Final[Mapping[Status, frozenset[Status]]] = {
+    # From what a job's status may change to what. The one table: every store refuses all else in
+    # the same atomic write that would make the change. A running job that starts again was lost.
+    Status.PENDING: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED}),
+    Status.RUNNING: frozenset(
+        {
+            Status.RUNNING,
+            Status.INTERRUPTED,
+            Status.PAUSED,
+            Status.COMPLETED,
+            Status.FAILED,
+            Status.CANCELLED,
+        }
+    ),
+    Status.INTERRUPTED: frozenset(
+        {Status.RUNNING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}
+    ),
+    Status.PAUSED: frozenset(
+        {Status.PENDING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}
+    ),
+    Status.COMPLETED: frozenset({Status.INTERRUPTED}),
+    Status.FAILED: frozenset({Status.RUNNING, Status.INTERRUPTED}),
+    Status.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The open step and how far it got: everything before `cursor` is done."""
+
+    step: str
+    cursor: str = "null"
+    items: int = 0
+    total: int | None = None
+    unit: str | None = None
+    """What `total` counts: `bytes` (then the cursor is one too), else items."""
+    started_at: float = 0.0
+    fingerprint: str | None = None
+    """What the source said of itself when the step began, to see that it is still the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A completed step."""
+
+    name: str
+    result: str
+    cursor: str
+    items: int
+    total: int | None
+    unit: str | None
+    started_at: float
+    ended_at: float
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run: from the taking of the lease to its outcome, which is `None` while it runs."""
+
+    number: int
+    worker: str
+    started_at: float
+    resumed: bool
+    ended_at: float | None = None
+    outcome: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRecord:
+    """What an operator asked of the job, who it was, and when."""
+
+    at: float
+    action: str
+    by: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """The head of a job: what changes as a whole, under `revision`, but for the saver's part.
+
+    `step` to `state`, `lease_until` and `saved_seq` are written by saves, which do not raise
+    `revision`: they are fenced by `token` and ordered by `saved_seq` instead.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    submitted_at: float
+    version: int = RECORD_VERSION
+    status: Status = Status.PENDING
+    revision: int = 0
+    run: int = 0
+    token: str | None = None
+    worker: str | None = None
+    owner: str | None = None
+    """The name of the lock file that the running process holds, see `owner`."""
+    lease_until: float = 0.0
+    lease_boot: str | None = None
+    wish: str | None = None
+    """`pause` or `cancel`, for the run to see at its next save."""
+    resumptions: int = 0
+    reason: str | None = None
+    error: str | None = None
+    result: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    resume_at: float | None = None
+    deadline_at: float | None = None
+    expires_at: float | None = None
+    retention: float = 7 * 24 * 3600.0
+    """Seconds that the record is kept after the job has ended."""
+    steps_expected: int | None = None
+    step: str | None = None
+    cursor: str = "null"
+    items: int = 0
+    total: int | None = None
+    unit: str | None = None
+    step_started_at: float | None = None
+    fingerprint: str | None = None
+    progressed_at: float | None = None
+    state: str | None = None
+    saved_seq: int = 0
+
+    @property
+    def position(self) -> Position | None:
+        """The open step as last saved; a step that has completed since may still stand here."""
+        if self.step is None:
+            return None
+        return Position(
+            step=self.step,
+            cursor=self.cursor,
+            items=self.items,
+            total=self.total,
+            unit=self.unit,
+            started_at=self.step_started_at or 0.0,
+            fingerprint=self.fingerprint,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A job with all that belongs to it."""
+
+    job: JobRecord
+    steps: tuple[StepRecord, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
+    controls: tuple[ControlRecord, ...] = ()
+
+    @property
+    def open_position(self) -> Position | None:
+        """The open step, if there is one.
+
+        A step's completion is written by itself (see `Store.complete_step`) and leaves the
+        position before it in the job: a position of a completed step is therefore none.
+        """
+        position = self.job.position
+        if position is None or any(step.name == position.step for step in self.steps):
+            return None
+        return position
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """The newest position of one run, and the wish that its lease goes on for `lease_ttl` s."""
+
+    job_id: str
+    token: str
+    seq: int
+    lease_ttl: float
+    position: Position | None
+    progressed_at: float | None
+    state: str | None = None
+    """The state that belongs to this position, or `None` where it has not changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic change of a job, valid only while its revision is still `revision`."""
+
+    job_id: str
+    revision: int
+    columns: Mapping[str, object]
+    lease_ttl: float | None = None
+    """Seconds of lease to take from now on the store's clock."""
+    if_lease_until: float | None = None
+    """The change holds only while the lease was not renewed since it was read."""
+    open_run: RunRecord | None = None
+    close_run: tuple[int, str, str | None, float] | None = None
+    """Number, outcome, reason and end of the run that ends."""
+    drop_steps: tuple[str, ...] = ()
+    control: ControlRecord | None = None
+
+
+def position_columns(position: Position | None) -> dict[str, object]:
+    """The columns of a `JobRecord` that hold `position`."""
+    if position is None:
+        return {
+            "step": None,
+            "cursor": "null",
+            "items": 0,
+            "total": None,
+            "unit": None,
+            "step_started_at": None,
+            "fingerprint": None,
+        }
+    return {
+        "step": position.step,
+        "cursor": position.cursor,
+        "items": position.items,
+        "total": position.total,
+        "unit": position.unit,
+        "step_started_at": position.started_at,
+        "fingerprint": position.fingerprint,
+    }
+
+
+JOB_COLUMNS: Final = tuple(each.name for each in fields(JobRecord))
+STEP_COLUMNS: Final = tuple(each.name for each in fields(StepRecord))
+RUN_COLUMNS: Final = tuple(each.name for each in fields(RunRecord))
+CONTROL_COLUMNS: Final = tuple(each.name for each in fields(ControlRecord))

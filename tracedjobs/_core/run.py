@@ -1,0 +1,429 @@
+"""One run of a job, from its lease to its last save: what it knows, and what may stop it.
+
+The job's own thread or task moves the position and ends the run; the saver's thread reads the
+position and asks for stops. How they meet without a lock is argued at `take_save` and `attend`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from tracedjobs import events
+from tracedjobs._core import values
+from tracedjobs._core.clock import boot_time, wall_time
+from tracedjobs._core.progress import Progress
+from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.waiting import DONE, Ask, Flow, drive, resume_async, start
+from tracedjobs.errors import Interrupt, StoreUnavailableError, TracedJobsError
+
+if TYPE_CHECKING:
+    from tracedjobs._core.options import JobOptions
+    from tracedjobs._core.step import Step
+    from tracedjobs.stores.base import Store
+
+__all__ = ["LeaseLost", "Run", "Stopping"]
+
+Stopping = Callable[..., bool | str | None]
+"""Called with the running `ctx`: `True` or a reason interrupts."""
+
+CHEAP_STATE: Final = 50e-6
+"""Seconds: a state that is stored faster than this is taken after every item."""
+STATE_SHARE: Final = 20
+"""A dearer state is taken only when the time since the last taking is this many times its cost."""
+
+
+class LeaseLost(Interrupt):
+    """Ends a run inside the job when its lease is gone; `perform` raises `LeaseLostError`."""
+
+
+class Run:
+    """What one run knows.
+
+    `attention` is the one thing that a loop looks at after each item; whoever wants the job's
+    thread to do more than go on sets it, from any thread.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_pair_cost",
+        "_pair_taken_at",
+        "_seen",
+        "_told",
+        "attention",
+        "current",
+        "ctx",
+        "ended",
+        "in_doubt",
+        "is_async",
+        "lease_deadline",
+        "lease_ttl",
+        "lost",
+        "number",
+        "options",
+        "pair",
+        "progress",
+        "progressed_at",
+        "raised",
+        "record",
+        "resumed",
+        "seq",
+        "started_at",
+        "started_boot",
+        "state",
+        "state_touched",
+        "stop_reason",
+        "stopping",
+        "store",
+        "token",
+    )
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        stored: Stored,
+        options: JobOptions,
+        token: str,
+        lease_ttl: float,
+        lease_deadline: float,
+        stopping: Sequence[Stopping],
+        is_async: bool,
+    ) -> None:
+        self.store = store
+        self.record: JobRecord = stored.job
+        self.options = options
+        self.token = token
+        self.number = stored.job.run
+        self.lease_ttl = lease_ttl
+        self.lease_deadline = lease_deadline
+        self.stopping = tuple(stopping)
+        self.is_async = is_async
+        self.progress = Progress(stored)
+        self.resumed = self.progress.started
+        self.current: Step | None = None
+        self.ctx: object = None
+        self.started_at = wall_time()
+        self.started_boot = boot_time()
+        self.progressed_at: float | None = stored.job.progressed_at
+        self.seq = itertools.count(1)
+        self.stop_reason: str | None = None
+        self.raised: Interrupt | None = None
+        self.lost: str | None = None
+        self.in_doubt = False
+        self.ended = False
+        self.state: dict[object, object] | None = None
+        self.state_touched = False
+        self.pair: tuple[Position | None, str] = (None, "")
+        self._pair_taken_at = 0.0
+        self._pair_cost = 0.0
+        self._seen: Position | None = stored.open_position
+        self._told: Position | None = stored.open_position
+        self.attention = False
+        self.attention = self._wants_attention()
+
+    # -- what other threads may call ------------------------------------------------------------
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for an interruption at the next checkpoint. Takes no lock: signals call it.
+
+        The first reason holds, but a cancellation is above all others.
+        """
+        if self.stop_reason is None or reason == "cancelled":
+            self.stop_reason = reason
+        self.attention = True
+
+    def withdraw_stop(self, *reasons: str) -> None:
+        """Take back a request for one of `reasons` that the job has not seen yet."""
+        if self.stop_reason in reasons:
+            self.stop_reason = None
+
+    def lose(self, why: str) -> None:
+        """Say that another run has the job: this one may write nothing more."""
+        self.lost = why
+        self.attention = True
+
+    def doubt(self) -> None:
+        """Say that the lease has ended unrenewed: the job asks the store before it goes on."""
+        self.in_doubt = True
+        self.attention = True
+
+    def take_save(self) -> Save:
+        """The newest position, for the saver.
+
+        The number is taken before the position is read. So of two saves the one with the higher
+        number never holds an older position than what the other had read, and a store that
+        refuses lower numbers never goes back. The position is read before `state_touched`: while
+        that is still false afterwards, the state was as the run found it when the position was
+        read, for the job's thread takes the first pair before it sets the flag.
+        """
+        seq = next(self.seq)
+        position = self.live_position()
+        state = None
+        if self.state_touched:
+            position, state = self.pair
+        if position != self._seen:
+            self._seen = position
+            self.progressed_at = wall_time()
+        return Save(
+            job_id=self.record.id,
+            token=self.token,
+            seq=seq,
+            lease_ttl=self.lease_ttl,
+            position=position,
+            progressed_at=self.progressed_at,
+            state=state,
+        )
+
+    def live_position(self) -> Position | None:
+        """Where the open step is now, or where the next one is to resume."""
+        current = self.current
+        return self.progress.resume_from if current is None else current.position()
+
+    # -- what the job's own thread or task calls --------------------------------------------------
+
+    def wait(self, flow: Flow[None]) -> Awaitable[None]:
+        """Do the flow: wholly in a `def` job; in an `async def` job up to where it must wait.
+
+        What an async job gets back is to be awaited. What needs no waiting, such as raising an
+        interruption, has happened by then.
+        """
+        if not self.is_async:
+            drive(flow)
+            return DONE
+        started = start(flow)
+        return DONE if started is None else resume_async(flow, started)
+
+    def check(self) -> None:
+        """Raise again what a job must not go on after, where a bare `except` swallowed it."""
+        if self.ended:
+            msg = (
+                f"Run {self.number} of job {self.record.id} has ended; neither its ctx nor its "
+                f"loops can be used after it."
+            )
+            raise TracedJobsError(msg)
+        if self.raised is not None:
+            raise self.raised
+        if self.lost is not None:
+            self._raise(LeaseLost("lease_lost", f"{self.description()}: {self.lost}"))
+
+    def attend(self, *, advanced: bool, between_items: bool = True, consult: bool = True) -> Flow[None]:
+        """Do what `attention` was set for, in the job's own thread, at a checkpoint.
+
+        `attention` is dropped first and set again if there is still a reason. So a request that
+        comes in between is not lost: its setter writes the reason first and the flag last.
+        """
+        self.check()
+        if self.in_doubt:
+            yield from self._ask_whether_still_ours()
+        if between_items and self.state_touched:
+            self._take_pair(due=advanced)
+        if advanced and self.options.checkpoint_every == 0:
+            yield from self.save_now()
+        self.attention = False
+        self.attention = self._wants_attention()
+        reason = self.stop_reason
+        if reason == "max_runtime" and not consult:
+            reason = None
+        if reason is None and consult:
+            reason = self._asked_to_stop()
+        if reason is not None:
+            if self.state_touched and between_items:
+                self._take_pair(due=False)
+            self.interrupt(reason)
+
+    def interrupt(self, reason: str) -> NoReturn:
+        """Raise the interruption, with where the job stands."""
+        self._raise(Interrupt(reason, self.description()))
+
+    def description(self) -> str:
+        """The job and how far it is, in Rails' words."""
+        current = self.live_position()
+        if current is not None:
+            where = f"at '{current.step}', cursor '{current.cursor}'"
+        elif self.progress.order:
+            where = f"after '{self.progress.order[-1]}'"
+        else:
+            where = "not started"
+        return f"{self.record.name} (job {self.record.id}) {where}"
+
+    def touch_state(self) -> dict[object, object]:
+        """The state, to be saved from now on together with the cursor."""
+        if self.state is None:
+            text = self.record.state
+            self.state = {} if text is None else _as_dict(values.decode(text))
+        if not self.state_touched:
+            # In this order, see `take_save`: what the flag promises is there before the flag.
+            self.pair = (self.live_position(), self.record.state or "{}")
+            self.state_touched = True
+            self.attention = True
+        return self.state
+
+    def take_state(self) -> None:
+        """Take position and state as one pair, between two items, whatever it costs."""
+        if self.state_touched:
+            self._take_pair(due=False)
+
+    def save_now(self) -> Flow[None]:
+        """Save the position before anything else happens."""
+        save = self.take_save()
+        began = boot_time()
+        if (yield from self.persist(lambda: self.store.save_one(save))):
+            self.lease_deadline = began + self.lease_ttl
+            return
+        # Refused: fenced off, or the saver was quicker with a newer one.
+        yield from self._ask_whether_still_ours()
+
+    def complete_step(self, step: StepRecord) -> Flow[None]:
+        """Record that the open step is done, durably, before anything else happens."""
+        self.check()
+        state = None
+        if self.state_touched:
+            state = values.encode(self.state, path="state")
+        seq = next(self.seq)
+
+        def work() -> bool:
+            return self.store.complete_step(
+                self.record.id, self.token, step, seq=seq, state=state
+            )
+
+        if not (yield from self.persist(work)):
+            self.lose("another run has taken it over")
+            self.check()
+        self.progress.complete(step)
+        self.current = None
+        if state is not None:
+            self.pair = (None, state)
+
+    def leave_step(self, step: Step, error: BaseException) -> None:
+        """Note that the open step ended by `error`: it is what the job is to resume from."""
+        self.progress.leave(step.position(), advanced=step.advanced)
+        self.current = None
+        interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
+        self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
+
+    @property
+    def advanced(self) -> bool:
+        """Whether this run got anything done."""
+        return self.progress.advanced or (self.current is not None and self.current.advanced)
+
+    def persist(self, work: Callable[[], object]) -> Flow[object]:
+        """Do `work` on the store, again while it is away, until the lease would end."""
+        pause = 0.02
+        while True:
+            try:
+                return (yield Ask(work))
+            except StoreUnavailableError:
+                if self.lost is not None:
+                    self.check()
+                if boot_time() + pause >= self.lease_deadline - self.margin:
+                    self.request_stop("store_unavailable")
+                    self.interrupt("store_unavailable")
+            delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries
+            yield Ask(lambda delay=delay: time.sleep(delay))  # type: ignore[misc]  # a default binds
+            pause = min(pause * 2, 1.0)
+
+    @property
+    def margin(self) -> float:
+        """Seconds before the end of the lease at which a run without its store gives up."""
+        return min(self.lease_ttl / 6, 2.0)
+
+    def emit(self, event: str, **payload: object) -> None:
+        """Tell the reporter, with what every payload has."""
+        events.notify(
+            event, job=self.record.name, job_id=self.record.id, run=self.number, **payload
+        )
+
+    def emit_saved(self, save: Save) -> None:
+        """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
+        position = save.position
+        if position is None or position == self._told:
+            return
+        self._told = position
+        self.emit(
+            "job_cursor_advanced",
+            step=position.step,
+            cursor=position.cursor,
+            items=position.items,
+            total=position.total,
+            duration_s=wall_time() - self.started_at,
+        )
+
+    def step_event(self, event: str, step: Step, **payload: object) -> None:
+        """Tell the reporter of a step, with what every payload of a step has."""
+        position = step.position()
+        self.emit(
+            event,
+            step=step.name,
+            cursor=position.cursor,
+            items=position.items,
+            total=position.total,
+            duration_s=wall_time() - self.started_at,
+            **payload,
+        )
+
+    # -- its own ------------------------------------------------------------------------------
+
+    def _raise(self, interrupt: Interrupt) -> NoReturn:
+        self.raised = interrupt
+        self.attention = True
+        raise interrupt
+
+    def _wants_attention(self) -> bool:
+        return (
+            self.stop_reason is not None
+            or self.in_doubt
+            or self.lost is not None
+            or self.raised is not None
+            or self.ended
+            or self.state_touched
+            or self.options.checkpoint_every == 0
+            or bool(self.stopping)
+        )
+
+    def _asked_to_stop(self) -> str | None:
+        for stopping in self.stopping:
+            answer = stopping(self.ctx)
+            if answer:
+                return "stopping" if answer is True else str(answer)
+        return None
+
+    def _ask_whether_still_ours(self) -> Flow[None]:
+        save = self.take_save()
+        began = boot_time()
+        try:
+            answer = yield Ask(lambda: self.store.save([save]))
+        except StoreUnavailableError as error:
+            if began < self.lease_deadline:
+                return
+            self.lose(f"its lease ended while the store was away ({error})")
+            self.check()
+        token, _ = answer.get(self.record.id, (None, None))  # type: ignore[attr-defined]  # a mapping
+        if token != self.token:
+            self.lose("another run has taken it over")
+            self.check()
+        self.lease_deadline = began + self.lease_ttl
+        self.in_doubt = False
+
+    def _take_pair(self, *, due: bool) -> None:
+        # `due` asks for it only when it is cheap, or long enough ago: a state of some size taken
+        # after each item of a fast loop would make the loop slow.
+        began = time.perf_counter()
+        if (
+            due
+            and self._pair_cost > CHEAP_STATE
+            and began - self._pair_taken_at < self._pair_cost * STATE_SHARE
+        ):
+            return
+        position = self.live_position()
+        self.pair = (position, values.encode(self.state, path="state"))
+        self._pair_taken_at = time.perf_counter()
+        self._pair_cost = self._pair_taken_at - began
+
+
+def _as_dict(value: object) -> dict[object, object]:
+    return value if isinstance(value, dict) else {}
+

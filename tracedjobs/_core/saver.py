@@ -1,0 +1,195 @@
+"""The one thread a process that saves positions, renews leases and brings back wishes.
+
+It never runs the user's code and never decides how a run ends: it only asks runs to stop.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from tracedjobs._core.clock import boot_time
+from tracedjobs.errors import StoreError
+
+if TYPE_CHECKING:
+    from tracedjobs._core.records import Save
+    from tracedjobs._core.run import Run
+    from tracedjobs.stores.base import Store
+
+__all__ = ["saver"]
+
+SHARE: Final = 0.75
+"""Of `checkpoint_every` between two saves: the rest is for the save itself to get through."""
+LONGEST: Final = 1.0
+"""Seconds between two ticks of a run, whatever its `checkpoint_every`: wishes are seen by then."""
+SHORTEST: Final = 0.02
+PURGE_EVERY: Final = 60.0
+_WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
+
+
+class Saver:
+    """Saves all runs of this process, those that are due, in one round trip a store."""
+
+    def __init__(self) -> None:
+        """Have no runs, and no thread yet."""
+        self._changed = threading.Condition()
+        self._due: dict[Run, float] = {}
+        self._failures: dict[int, int] = {}
+        self._purge_at: dict[int, float] = {}
+        self._thread: threading.Thread | None = None
+        self.release: Callable[[Run], object] | None = None
+
+    def add(self, run: Run) -> None:
+        """Save that run from now on; starts the thread when there is none."""
+        with self._changed:
+            self._due[run] = boot_time() + _interval(run)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._loop, name="tracedjobs-saver", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def remove(self, run: Run) -> None:
+        """Save that run no more."""
+        with self._changed:
+            self._due.pop(run, None)
+
+    def runs(self) -> tuple[Run, ...]:
+        """The runs that are being saved. Takes no lock, for signal handlers call it."""
+        return tuple(self._due.copy())
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due:
+                    self._changed.wait()
+                wait = min(self._due.values()) - boot_time()
+                if wait > 0:
+                    self._changed.wait(wait)
+                runs = list(self._due.items())
+            try:
+                self._tick(runs)
+            except Exception:
+                # A defect of ours, or a listener's: the leases of all runs hang on this thread.
+                logging.getLogger("tracedjobs").exception("The saver failed; it goes on.")
+                for run, _ in runs:
+                    self._again(run, boot_time() + SHORTEST * 10)
+
+    def _tick(self, runs: list[tuple[Run, float]]) -> None:
+        # The clock before all else: when this process was frozen for longer than its leases, its
+        # loops have been running since it woke, and must ask before they do another item.
+        now = boot_time()
+        for run, _ in runs:
+            if now >= run.lease_deadline:
+                run.doubt()
+        for store, group in _by_store(run for run, due in runs if due <= now):
+            self._save(store, group)
+            self._purge(store, now)
+
+    def _save(self, store: Store, runs: list[Run]) -> None:
+        began = boot_time()
+        taken: list[tuple[Run, Save]] = []
+        for run in runs:
+            _check_runtime(run, began)
+            taken.append((run, run.take_save()))
+        try:
+            answer = store.save([save for _, save in taken])
+        except StoreError:
+            self._back_off(store, runs)
+            return
+        self._failures.pop(id(store), None)
+        for run, save in taken:
+            token, wish = answer.get(run.record.id, (None, None))
+            _note_answer(run, save, token, wish, began)
+            self._again(run, began + _interval(run))
+
+    def _back_off(self, store: Store, runs: list[Run]) -> None:
+        failures = self._failures.get(id(store), 0) + 1
+        self._failures[id(store)] = failures
+        pause = min(0.05 * 2**failures, 2.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        now = boot_time()
+        for run in runs:
+            give_up = run.lease_deadline - run.margin
+            if now >= give_up:
+                run.request_stop("store_unavailable")
+            self._again(run, min(now + pause, max(give_up, now + SHORTEST)))
+
+    def _again(self, run: Run, due: float) -> None:
+        with self._changed:
+            if run in self._due:
+                self._due[run] = due
+
+    def _purge(self, store: Store, now: float) -> None:
+        if now < self._purge_at.get(id(store), 0.0):
+            return
+        self._purge_at[id(store)] = now + PURGE_EVERY
+        try:
+            store.purge(limit=500)
+        except StoreError:
+            return  # it will be tried again, and nothing depends on it
+
+    def _release_all(self) -> None:
+        # The interpreter ends: what is left are runs in daemon threads. Their last position is
+        # saved and their leases are given back, here and not in a thread, for none can be started.
+        for run in self.runs():
+            run.request_stop("exit")
+            if self.release is not None:
+                self.release(run)
+
+    def _after_fork_in_child(self) -> None:
+        inherited = self._due
+        self._changed = threading.Condition()
+        self._due = {}
+        self._failures = {}
+        self._thread = None
+        for run in inherited:
+            run.lose(f"this process was forked from the one that runs it (pid {os.getppid()})")
+
+
+def _interval(run: Run) -> float:
+    every = run.options.checkpoint_every * SHARE or LONGEST
+    shortest = max(min(every, LONGEST, run.lease_ttl / 3), SHORTEST)
+    limit = run.options.max_runtime
+    if limit is not None and run.stop_reason is None:
+        left = run.started_boot + limit - boot_time()
+        shortest = min(shortest, max(left, SHORTEST))
+    return shortest
+
+
+def _check_runtime(run: Run, now: float) -> None:
+    limit = run.options.max_runtime
+    if limit is not None and now - run.started_boot >= limit:
+        run.request_stop("max_runtime")
+
+
+def _note_answer(
+    run: Run, save: Save, token: str | None, wish: str | None, began: float
+) -> None:
+    if token != run.token:
+        if not run.ended:
+            run.lose("another run has taken it over")
+        return
+    run.lease_deadline = began + run.lease_ttl
+    if wish is not None:
+        run.request_stop(_WISHES[wish])
+    else:
+        run.withdraw_stop("paused", "store_unavailable")
+    run.emit_saved(save)
+
+
+def _by_store(runs: Iterable[Run]) -> list[tuple[Store, list[Run]]]:
+    groups: dict[int, tuple[Store, list[Run]]] = {}
+    for run in runs:
+        groups.setdefault(id(run.store), (run.store, []))[1].append(run)
+    return list(groups.values())
+
+
+saver: Final = Saver()
+os.register_at_fork(after_in_child=saver._after_fork_in_child)  # noqa: SLF001 - its own
+atexit.register(saver._release_all)  # noqa: SLF001 - its own

@@ -1,0 +1,82 @@
+"""SIGTERM and SIGINT: the first interrupts every run of the process, the second ends it at once.
+
+Handlers are put in place while a run is performed in the main thread, and what was there before
+is called after them and put back at the end. In other threads nothing is installed: there the
+application's own handlers, or a queue's, decide.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+from tracedjobs._core.saver import saver
+
+__all__ = ["StopSignals"]
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
+
+class StopSignals:
+    """A context manager that watches for signals; `seen` is the first that came, or `None`.
+
+    Nested ones share the outermost's handlers. An inherited SIG_IGN (as under `nohup`) stays.
+    """
+
+    _depth = 0
+    _before: Final[dict[int, Handler]] = {}
+    seen: int | None = None
+
+    def __init__(self, signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
+        """Watch for `signals`."""
+        self._signals = signals
+        self._active = False
+
+    def __enter__(self) -> StopSignals:
+        """Install the handlers, in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._active = True
+        cls = StopSignals
+        cls._depth += 1
+        if cls._depth == 1:
+            cls.seen = None
+        for number in self._signals:
+            before = signal.getsignal(number)
+            if number not in cls._before and before not in (signal.SIG_IGN, None):
+                cls._before[number] = before
+                signal.signal(number, _on_signal)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Put back what was there, unless somebody else has taken its place since."""
+        if not self._active:
+            return
+        self._active = False
+        cls = StopSignals
+        cls._depth -= 1
+        if cls._depth:
+            return
+        while cls._before:
+            number, before = cls._before.popitem()
+            if signal.getsignal(number) is _on_signal:
+                signal.signal(number, before)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    # Takes no lock: what it interrupted may hold it.
+    if StopSignals.seen is not None:
+        # The default action and not an exception, which a job that catches all would outlive.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    StopSignals.seen = number
+    for run in saver.runs():
+        run.request_stop("stopping")
+    before = StopSignals._before.get(number)  # noqa: SLF001 - its own
+    if callable(before) and before is not signal.default_int_handler:
+        before(number, frame)

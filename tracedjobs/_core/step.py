@@ -1,0 +1,186 @@
+"""The open step: where it stands, and how the job moves it on.
+
+The loop that is a step is in `loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+from tracedjobs._core import values
+from tracedjobs._core.clock import wall_time
+from tracedjobs._core.options import checked_total
+from tracedjobs._core.records import Position, StepRecord
+from tracedjobs._core.waiting import DONE
+from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
+
+if TYPE_CHECKING:
+    from tracedjobs._core.run import Run
+
+__all__ = ["Step"]
+
+
+class Step:
+    """A named part of a job that is being done, with the cursor that says how far.
+
+    `name`; `cursor`, the position: everything before it is done; `resumed`, whether an earlier run
+    had begun the step; `total`, how many items there are, settable when it is found late.
+    """
+
+    __slots__ = (
+        "_at",
+        "_cursor",
+        "_fingerprint",
+        "_first",
+        "_run",
+        "_total",
+        "_unit",
+        "name",
+        "resumed",
+        "stall_after",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        *,
+        start: object,
+        position: Position | None,
+        total: int | None,
+        stall_after: float | None,
+    ) -> None:
+        """Stand at `position`, or at `start` in a step that begins."""
+        self._run = run
+        self.name = name
+        self.resumed = position is not None
+        self.stall_after = stall_after
+        self._unit: str | None = None
+        self._fingerprint: str | None = None
+        if position is None:
+            self.started_at = wall_time()
+            self._cursor = start
+            self._total = total
+            mark = (values.encode_cursor(start), 0)
+        else:
+            self.started_at = position.started_at
+            self._cursor = values.decode(position.cursor)
+            self._total = position.total if total is None else total
+            self._unit = position.unit
+            self._fingerprint = position.fingerprint
+            mark = (position.cursor, position.items)
+        self._first: object = mark
+        # Cursor and count are one value, so that a reader in another thread sees both or neither.
+        self._at: object = mark
+
+    def __repr__(self) -> str:
+        """Name and cursor."""
+        return f"<{type(self).__name__} {self.name!r} at {self.cursor!r}>"
+
+    @property
+    def cursor(self) -> object:
+        """The position: everything before it is done."""
+        return self._cursor
+
+    @property
+    def items(self) -> int:
+        """How many items are done, in all runs together."""
+        return self._mark()[1]
+
+    @property
+    def total(self) -> int | None:
+        """How many items there are, or `None`; see `total_unit` of the sources for bytes."""
+        return self._total
+
+    @total.setter
+    def total(self, value: int | None) -> None:
+        self._total = checked_total(value, self.name)
+
+    def set(self, cursor: object) -> Awaitable[None]:
+        """Move to `cursor`: one more item is done. A checkpoint.
+
+        In `async def` jobs await it. Raises `SerializationError` for a cursor that cannot be
+        stored, and leaves the position as it was.
+        """
+        run = self._run
+        run.check()
+        self._check_open()
+        text = values.encode_cursor(cursor)
+        self._cursor = cursor
+        self._at = (text, self._mark()[1] + 1)
+        if run.attention:
+            return run.wait(run.attend(advanced=True))
+        return DONE
+
+    def advance(self, from_: object = None) -> Awaitable[None]:
+        """Move to the successor of `from_`, or of the cursor: one more item is done. A checkpoint.
+
+        `int` and `datetime.date` have a successor. For anything else, `bool`, `datetime` and
+        `None` included, `UnadvanceableCursorError` is raised.
+        """
+        return self.set(_successor(self.cursor if from_ is None else from_))
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Let the job be interrupted here, without moving the cursor."""
+        self._run.check()
+        return self._run.wait(self._run.attend(advanced=False))
+
+    # -- for the core -------------------------------------------------------------------------
+
+    @property
+    def advanced(self) -> bool:
+        """Whether this run moved the cursor."""
+        return self._at != self._first
+
+    def position(self) -> Position:
+        """Where it stands, to be saved. Called from the saver's thread too."""
+        cursor, items = self._mark()
+        return Position(
+            step=self.name,
+            cursor=cursor,
+            items=items,
+            total=self._total,
+            unit=self._unit,
+            started_at=self.started_at,
+            fingerprint=self._fingerprint,
+        )
+
+    def record(self, result: str) -> StepRecord:
+        """What is kept of it once it is done."""
+        cursor, items = self._mark()
+        return StepRecord(
+            name=self.name,
+            result=result,
+            cursor=cursor,
+            items=items,
+            total=self._total,
+            unit=self._unit,
+            started_at=self.started_at,
+            ended_at=wall_time(),
+            run=self._run.number,
+        )
+
+    def _mark(self) -> tuple[str, int]:
+        return cast("tuple[str, int]", self._at)
+
+    def _check_open(self) -> None:
+        if self._run.current is not self:
+            msg = f"Step '{self.name}' is done; its cursor cannot be moved any more."
+            raise InvalidStepError(msg)
+
+
+def _successor(value: object) -> object:
+    if isinstance(value, bool) or isinstance(value, datetime):
+        pass
+    elif isinstance(value, int):
+        return value + 1
+    elif isinstance(value, date):
+        return value + timedelta(days=1)
+    msg = (
+        f"Cursor {value!r} of type '{type(value).__name__}' has no successor; only int and "
+        f"datetime.date do. Say where to go with set(cursor)."
+    )
+    raise UnadvanceableCursorError(msg)

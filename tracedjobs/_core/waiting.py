@@ -1,0 +1,136 @@
+"""The two drivers of a flow: one that waits in its thread, one that lets the event loop go on.
+
+A flow is a generator that does a run's I/O without knowing how to wait for it. It yields `Ask`
+for work on the store and `Call` for the user's function; the driver sends back what came of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+__all__ = ["DONE", "Ask", "Call", "Flow", "drive", "drive_async", "resume_async", "start"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+
+class Ask:
+    """Work that may block: a call of the store, or a pause between two."""
+
+    work: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of the user's function, in the user's own thread or task."""
+
+    work: Callable[[], object]
+
+
+class _Done:
+    """What a call that had to wait for nothing returns: it may be awaited, and need not be."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+DONE: Final = _Done()
+Flow = Generator[Ask | Call, object, T]
+
+
+def drive(flow: Flow[T]) -> T:
+    """Run the flow to its end in this thread."""
+    try:
+        return _drive_on(flow, next(flow))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+def _drive_on(flow: Flow[T], wanted: Ask | Call) -> T:
+    try:
+        while True:
+            try:
+                value = wanted.work()
+            except BaseException as error:  # noqa: BLE001 - it is the flow's to judge
+                wanted = flow.throw(error)
+            else:
+                wanted = flow.send(value)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+async def drive_async(flow: Flow[T]) -> T:
+    """Run the flow to its end in this task; what blocks is done in another thread."""
+    try:
+        wanted = next(flow)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+    return await resume_async(flow, wanted)
+
+
+def start(flow: Flow[None]) -> Ask | Call | None:
+    """Run the flow to where it must wait: for what, or `None` when it came to its end."""
+    return next(flow, None)
+
+
+async def resume_async(flow: Flow[T], wanted: Ask | Call) -> T:
+    """Run a started flow, which waits for `wanted`, to its end.
+
+    Shielded, for a cancelled task would otherwise cancel a save that waits for its turn.
+    """
+    import asyncio  # noqa: PLC0415 - doubles the time of an import
+
+    try:
+        while True:
+            try:
+                if isinstance(wanted, Ask):
+                    future = _executor().submit(wanted.work)
+                    value: object = await asyncio.shield(asyncio.wrap_future(future))
+                else:
+                    value = wanted.work()
+                    if isinstance(value, Awaitable):
+                        value = await value
+            except GeneratorExit as error:
+                # The event loop is gone: nothing can be awaited any more, but it can be saved.
+                return _drive_on(flow, flow.throw(error))
+            except BaseException as error:  # noqa: BLE001 - it is the flow's to judge
+                wanted = flow.throw(error)
+            else:
+                wanted = flow.send(value)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+_mutex = threading.Lock()
+
+
+@functools.cache
+def _made_executor() -> Executor:
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for async jobs only
+
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="tracedjobs-io")
+
+
+def _executor() -> Executor:
+    with _mutex:
+        return _made_executor()
+
+
+def _after_fork_in_child() -> None:
+    global _mutex  # noqa: PLW0603 - its holder is not in the child
+    _mutex = threading.Lock()
+    _made_executor.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,90 @@
+"""What every store does, and what each of its methods promises.
+
+A store keeps records and refuses what is not allowed; it knows nothing of job functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from tracedjobs._core.records import Change, JobRecord, Save, Status, StepRecord, Stored
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Where jobs are kept.
+
+    Methods are synchronous and may be called from any thread. Each is one atomic step, durable
+    when it returns. All raise `StoreUnavailableError` when trying again may help, and
+    `StoreError` when it will not; after either nothing was changed, or the change is one that
+    may be repeated.
+
+    The fence: a run writes with its random `token`, which no two runs of a job share. Whoever
+    takes the job over replaces it in the same atomic change that raises the run's number, so
+    that from then on no write of the old run finds a row.
+    """
+
+    url: str
+    """The address without its secrets."""
+
+    def create(self, job: JobRecord) -> bool:
+        """Add a job; `False` when one of that id is there already, which is left as it is."""
+        ...
+
+    def load(self, job_id: str) -> Stored | None:
+        """The job of that id, or `None`."""
+        ...
+
+    def page(
+        self, *, status: Status | None, name: str | None, before: str | None, limit: int
+    ) -> list[Stored]:
+        """Up to `limit` jobs, newest first, beginning after the job `before`."""
+        ...
+
+    def change(self, change: Change) -> bool:
+        """Make the change, or return `False` where the revision or the lease has moved on.
+
+        Raises `InvalidTransitionError` when the statuses' table does not allow it.
+        """
+        ...
+
+    def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+        """Save the positions of many runs and renew their leases, in one round trip.
+
+        A save whose token is not the job's, or whose `seq` is not above the last, changes
+        nothing. Returns the token and the wish that each job has now; a job that is gone is
+        missing.
+        """
+        ...
+
+    def save_one(self, save: Save) -> bool:
+        """Save one position; `False` when the fence or the order refused it."""
+        ...
+
+    def complete_step(
+        self, job_id: str, token: str, step: StepRecord, *, seq: int, state: str | None
+    ) -> bool:
+        """Record that a step is done, with the state after it; `False` when fenced off."""
+        ...
+
+    def lease_alive(self, job: JobRecord) -> bool:
+        """Whether the lease of `job`, as it was read, still holds on the store's clock."""
+        ...
+
+    def running(self, *, limit: int, after: str | None = None) -> list[JobRecord]:
+        """Running jobs in order of id, those behind `after`, to look for the lost among them."""
+        ...
+
+    def steps_of_last_completed(self, name: str) -> int | None:
+        """How many steps the latest completed job of that name had."""
+        ...
+
+    def purge(self, *, limit: int) -> int:
+        """Delete up to `limit` finished jobs whose retention has ended; how many there were."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; later calls raise `StoreError`."""
+        ...

@@ -1,0 +1,384 @@
+"""Jobs in a SQLite file: for one host, any number of processes, no server.
+
+The lease clock is the host's boot clock. With `synchronous=FULL`, the default, what was
+acknowledged outlives a loss of power; `?synchronous=normal` trades that for speed and keeps only
+what an ordinary end of process or kill leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tracedjobs._core.clock import boot_id, boot_time, wall_time
+from tracedjobs._core.records import (
+    ALLOWED,
+    CONTROL_COLUMNS,
+    JOB_COLUMNS,
+    RECORD_VERSION,
+    RUN_COLUMNS,
+    STEP_COLUMNS,
+    Change,
+    ControlRecord,
+    JobRecord,
+    RunRecord,
+    Save,
+    Status,
+    StepRecord,
+    Stored,
+    position_columns,
+)
+from tracedjobs.errors import InvalidTransitionError, StoreError
+from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
+
+__all__ = ["SQLiteStore"]
+
+DEFAULT_TIMEOUT: Final = 5.0
+
+
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{column}"' for column in columns)
+
+
+_JOB: Final = _list(JOB_COLUMNS)
+_KEPT: Final = "(expires_at IS NULL OR expires_at > ?)"
+_INSERT_JOB: Final = (
+    f"INSERT INTO jobs ({_JOB}) VALUES ({', '.join('?' * len(JOB_COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT (id) DO NOTHING"
+)
+_COMPLETE_STEP: Final = (
+    f"INSERT INTO steps (job, position, {_list(STEP_COLUMNS)}) "  # noqa: S608
+    "SELECT seq, (SELECT coalesce(max(position), 0) + 1 FROM steps WHERE job = jobs.seq), "
+    f"{', '.join('?' * len(STEP_COLUMNS))} FROM jobs WHERE id = ? AND token = ?"
+)
+_SAVED: Final = (
+    # the columns of one save, in the order of `_saved_values`
+    "token",
+    "saved_seq",
+    "lease_until",
+    "lease_boot",
+    "step",
+    "cursor",
+    "items",
+    "total",
+    "unit",
+    "step_started_at",
+    "fingerprint",
+    "progressed_at",
+    "state",
+)
+_SET_SAVED: Final = ", ".join(
+    f"state = coalesce({{{column}}}, jobs.state)" if column == "state" else f"{column} = {{{column}}}"
+    for column in _SAVED[1:]
+)
+_SAVE_ONE: Final = (
+    "UPDATE jobs SET "  # noqa: S608
+    + _SET_SAVED.format(**{column: f":{column}" for column in _SAVED})
+    + " WHERE id = :id AND token = :token AND saved_seq < :saved_seq"
+)
+# One statement, not one a run: sqlite3 takes the interpreter's lock back after each statement,
+# and beside a busy thread every one of those waits 5 ms while it holds the write lock.
+_SAVE_MANY: Final = (
+    "UPDATE jobs SET "  # noqa: S608
+    + _SET_SAVED.format(
+        **{column: f"json_extract(s.value, '$[{at}]')" for at, column in enumerate(_SAVED, 1)}
+    )
+    + " FROM json_each(?) AS s WHERE jobs.id = json_extract(s.value, '$[0]') "
+    "AND jobs.token = json_extract(s.value, '$[1]') "
+    "AND jobs.saved_seq < json_extract(s.value, '$[2]')"
+)
+_WISHES: Final = "SELECT id, token, wish FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+
+
+class SQLiteStore:
+    """Jobs in the file `path`, made when it is not there.
+
+    `synchronous` is `FULL` or `NORMAL`; `timeout` how many seconds a call waits while another
+    process holds the file's write lock.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: str = "FULL",
+        timeout: float = DEFAULT_TIMEOUT,
+        migrations: Callable[[], tuple[Migration, ...]] = shipped_migrations,
+    ) -> None:
+        """Remember the file; it is opened at the first use."""
+        self.url = f"sqlite:///{path}"
+        self._db = Connection(
+            path, synchronous=synchronous, timeout=timeout, migrations=migrations
+        )
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> SQLiteStore:
+        """Read `sqlite:///file.db` (`sqlite:////absolute.db`), `?synchronous=`, `&timeout=`."""
+        parts = urlsplit(url)
+        path = unquote(parts.path.removeprefix("/"))
+        if parts.netloc or not path:
+            msg = (
+                f"The store {url!r} names no file. Write sqlite:///jobs.db for a file in the "
+                f"working directory, or sqlite:////var/lib/jobs.db with four slashes."
+            )
+            raise StoreError(msg)
+        if path == ":memory:":
+            msg = f"The store {url!r} would be private to one connection: use memory:// instead."
+            raise StoreError(msg)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        synchronous = options.pop("synchronous", "FULL").upper()
+        if synchronous not in {"FULL", "NORMAL", "EXTRA"}:
+            msg = f"synchronous={synchronous} in {url!r} is not one of full, extra and normal."
+            raise StoreError(msg)
+        timeout = _seconds(options.pop("timeout", str(timeout)), url)
+        if options:
+            msg = f"{sorted(options)[0]!r} in {url!r} is unknown; there are synchronous and timeout."
+            raise StoreError(msg)
+        return cls(path, synchronous=synchronous, timeout=timeout)
+
+    def create(self, job: JobRecord) -> bool:
+        """See `Store.create`."""
+
+        def work(raw: sqlite3.Connection) -> bool:
+            _delete(raw, "id = ? AND expires_at <= ?", (job.id, wall_time()))
+            return raw.execute(_INSERT_JOB, astuple(job)).rowcount == 1
+
+        return self._db.transaction(work)
+
+    def load(self, job_id: str) -> Stored | None:
+        """See `Store.load`."""
+
+        def work(raw: sqlite3.Connection) -> Stored | None:
+            row = raw.execute(
+                f"SELECT seq, {_JOB} FROM jobs WHERE id = ? AND {_KEPT}",  # noqa: S608
+                (job_id, wall_time()),
+            ).fetchone()
+            return None if row is None else _stored(raw, row)
+
+        return self._db.run(work)
+
+    def page(
+        self, *, status: Status | None, name: str | None, before: str | None, limit: int
+    ) -> list[Stored]:
+        """See `Store.page`."""
+        where: list[str] = [_KEPT]
+        bound: list[object] = [wall_time()]
+        if status is not None:
+            where.append("status = ?")
+            bound.append(status.value)
+        if name is not None:
+            where.append("name = ?")
+            bound.append(name)
+        if before is not None:
+            where.append("seq < (SELECT seq FROM jobs WHERE id = ?)")
+            bound.append(before)
+        query = (
+            f"SELECT seq, {_JOB} FROM jobs WHERE {' AND '.join(where)} "  # noqa: S608
+            "ORDER BY seq DESC LIMIT ?"
+        )
+
+        def work(raw: sqlite3.Connection) -> list[Stored]:
+            rows = raw.execute(query, (*bound, limit)).fetchall()
+            return [_stored(raw, row) for row in rows]
+
+        return self._db.run(work)
+
+    def change(self, change: Change) -> bool:
+        """See `Store.change`."""
+        columns = dict(change.columns)
+        if change.lease_ttl is not None:
+            columns.update(lease_until=boot_time() + change.lease_ttl, lease_boot=boot_id())
+        status = columns.get("status")
+        where = "id = ? AND revision = ?"
+        condition: list[object] = [change.job_id, change.revision]
+        if isinstance(status, Status):
+            sources = [old.value for old, news in ALLOWED.items() if status in news]
+            where += f" AND status IN ({', '.join('?' * len(sources))})"
+            condition += sources
+        if change.if_lease_until is not None:
+            where += " AND lease_until = ?"
+            condition.append(change.if_lease_until)
+        assigned = "".join(f'"{column}" = ?, ' for column in columns)
+        update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
+        values = [value.value if isinstance(value, Status) else value for value in columns.values()]
+
+        def work(raw: sqlite3.Connection) -> bool:
+            if raw.execute(update, (*values, *condition)).rowcount == 0:
+                _refuse_transition(raw, change, status)
+                return False
+            _write_parts(raw, change)
+            return True
+
+        return self._db.transaction(work)
+
+    def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+        """See `Store.save`."""
+        rows = json.dumps([[save.job_id, *_saved_values(save)] for save in saves])
+        ids = json.dumps([save.job_id for save in saves])
+        self._db.run(lambda raw: raw.execute(_SAVE_MANY, (rows,)).rowcount)
+        found = self._db.run(lambda raw: raw.execute(_WISHES, (ids,)).fetchall())
+        return {job_id: (token, wish) for job_id, token, wish in found}
+
+    def save_one(self, save: Save) -> bool:
+        """See `Store.save_one`."""
+        values = dict(zip(_SAVED, _saved_values(save), strict=True), id=save.job_id)
+        return self._db.run(lambda raw: raw.execute(_SAVE_ONE, values).rowcount) == 1
+
+    def complete_step(
+        self, job_id: str, token: str, step: StepRecord, *, seq: int, state: str | None
+    ) -> bool:
+        """See `Store.complete_step`: one statement, unless state goes with it."""
+        values = (*astuple(step), job_id, token)
+        if state is None:
+            return self._db.run(lambda raw: raw.execute(_COMPLETE_STEP, values).rowcount) == 1
+
+        def work(raw: sqlite3.Connection) -> bool:
+            raw.execute(
+                "UPDATE jobs SET state = ?, saved_seq = ? WHERE id = ? AND token = ?",
+                (state, seq, job_id, token),
+            )
+            return raw.execute(_COMPLETE_STEP, values).rowcount == 1
+
+        return self._db.transaction(work)
+
+    def lease_alive(self, job: JobRecord) -> bool:
+        """See `Store.lease_alive`."""
+        return job.lease_boot == boot_id() and job.lease_until > boot_time()
+
+    def running(self, *, limit: int, after: str | None = None) -> list[JobRecord]:
+        """See `Store.running`."""
+        rows = self._db.run(
+            lambda raw: raw.execute(
+                f"SELECT {_JOB} FROM jobs WHERE status = 'running' "  # noqa: S608
+                "AND seq > coalesce((SELECT seq FROM jobs WHERE id = ?), 0) ORDER BY seq LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        )
+        return [_job(row) for row in rows]
+
+    def steps_of_last_completed(self, name: str) -> int | None:
+        """See `Store.steps_of_last_completed`."""
+        row = self._db.run(
+            lambda raw: raw.execute(
+                "SELECT (SELECT count(*) FROM steps WHERE job = jobs.seq) FROM jobs "
+                "WHERE name = ? AND status = 'completed' ORDER BY seq DESC LIMIT 1",
+                (name,),
+            ).fetchone()
+        )
+        return None if row is None else int(row[0])
+
+    def purge(self, *, limit: int) -> int:
+        """See `Store.purge`."""
+        expired = "seq IN (SELECT seq FROM jobs WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
+        return self._db.transaction(lambda raw: _delete(raw, expired, (wall_time(), limit)))
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._db.close()
+
+
+def _seconds(text: str, url: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        msg = f"timeout={text} in {url!r} is no number of seconds."
+        raise StoreError(msg)
+    return value
+
+
+def _saved_values(save: Save) -> tuple[object, ...]:
+    return (
+        save.token,
+        save.seq,
+        boot_time() + save.lease_ttl,
+        boot_id(),
+        *position_columns(save.position).values(),
+        save.progressed_at,
+        save.state,
+    )
+
+
+def _job(row: tuple[object, ...]) -> JobRecord:
+    values = dict(zip(JOB_COLUMNS, row, strict=True))
+    version = values["version"]
+    if not isinstance(version, int) or version > RECORD_VERSION:
+        msg = (
+            f"The job {values['id']} was written by a newer tracedjobs (record version {version}; "
+            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
+            f"changed."
+        )
+        raise StoreError(msg)
+    values["status"] = Status(str(values["status"]))
+    return JobRecord(**values)  # type: ignore[arg-type]  # the schema holds their types
+
+
+def _stored(raw: sqlite3.Connection, row: tuple[object, ...]) -> Stored:
+    seq, *columns = row
+
+    def parts(table: str, columns: Sequence[str], order: str) -> list[tuple[object, ...]]:
+        query = f"SELECT {_list(columns)} FROM {table} WHERE job = ? ORDER BY {order}"  # noqa: S608
+        return raw.execute(query, (seq,)).fetchall()
+
+    runs = parts("runs", RUN_COLUMNS, "number")
+    resumed = RUN_COLUMNS.index("resumed")
+    return Stored(
+        job=_job(tuple(columns)),
+        steps=tuple(StepRecord(*each) for each in parts("steps", STEP_COLUMNS, "position")),  # type: ignore[arg-type]  # as above
+        runs=tuple(
+            RunRecord(*(bool(value) if at == resumed else value for at, value in enumerate(each)))  # type: ignore[arg-type]  # as above
+            for each in runs
+        ),
+        controls=tuple(
+            ControlRecord(*each)  # type: ignore[arg-type]  # as above
+            for each in parts("controls", CONTROL_COLUMNS, "position")
+        ),
+    )
+
+
+def _refuse_transition(raw: sqlite3.Connection, change: Change, status: object) -> None:
+    row = raw.execute(
+        "SELECT revision, status FROM jobs WHERE id = ?", (change.job_id,)
+    ).fetchone()
+    if row is None or not isinstance(status, Status) or row[0] != change.revision:
+        return
+    if status not in ALLOWED[Status(row[1])]:
+        msg = f"The job {change.job_id} is {row[1]} and cannot become {status.value}."
+        raise InvalidTransitionError(msg)
+
+
+def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
+    (seq,) = raw.execute("SELECT seq FROM jobs WHERE id = ?", (change.job_id,)).fetchone()
+    for name in change.drop_steps:
+        raw.execute("DELETE FROM steps WHERE job = ? AND name = ?", (seq, name))
+    if change.close_run is not None:
+        number, outcome, reason, ended_at = change.close_run
+        raw.execute(
+            "UPDATE runs SET outcome = ?, reason = ?, ended_at = ? WHERE job = ? AND number = ?",
+            (outcome, reason, ended_at, seq, number),
+        )
+    if change.open_run is not None:
+        raw.execute(
+            f"INSERT INTO runs (job, {_list(RUN_COLUMNS)}) "  # noqa: S608
+            f"VALUES (?{', ?' * len(RUN_COLUMNS)})",
+            (seq, *astuple(change.open_run)),
+        )
+    if change.control is not None:
+        raw.execute(
+            f"INSERT INTO controls (job, position, {_list(CONTROL_COLUMNS)}) "  # noqa: S608
+            "SELECT ?, (SELECT coalesce(max(position), 0) + 1 FROM controls WHERE job = ?)"
+            f"{', ?' * len(CONTROL_COLUMNS)}",
+            (seq, seq, *astuple(change.control)),
+        )
+
+
+def _delete(raw: sqlite3.Connection, where: str, bound: tuple[object, ...]) -> int:
+    found = raw.execute(f"SELECT seq FROM jobs WHERE {where}", bound).fetchall()  # noqa: S608
+    for table, key in (("steps", "job"), ("runs", "job"), ("controls", "job"), ("jobs", "seq")):
+        raw.executemany(f"DELETE FROM {table} WHERE {key} = ?", found)  # noqa: S608
+    return len(found)

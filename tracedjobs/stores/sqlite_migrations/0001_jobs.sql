@@ -1,0 +1,82 @@
+-- Jobs and what belongs to them. Texts named arguments, cursor, result, error, state and
+-- fingerprint are the typed JSON of tracedjobs._core.values. Times are seconds since the epoch,
+-- but for lease_until: seconds since the boot that lease_boot names.
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    arguments TEXT NOT NULL,
+    submitted_at REAL NOT NULL,
+    version INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    run INTEGER NOT NULL,
+    token TEXT,
+    worker TEXT,
+    owner TEXT,
+    lease_until REAL NOT NULL,
+    lease_boot TEXT,
+    wish TEXT,
+    resumptions INTEGER NOT NULL,
+    reason TEXT,
+    error TEXT,
+    result TEXT,
+    started_at REAL,
+    ended_at REAL,
+    resume_at REAL,
+    deadline_at REAL,
+    expires_at REAL,
+    retention REAL NOT NULL,
+    steps_expected INTEGER,
+    step TEXT,
+    cursor TEXT NOT NULL,
+    items INTEGER NOT NULL,
+    total INTEGER,
+    unit TEXT,
+    step_started_at REAL,
+    fingerprint TEXT,
+    progressed_at REAL,
+    state TEXT,
+    saved_seq INTEGER NOT NULL
+);
+
+CREATE INDEX jobs_by_status ON jobs (status, seq);
+CREATE INDEX jobs_by_name ON jobs (name, seq);
+CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE steps (
+    job INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    result TEXT NOT NULL,
+    cursor TEXT NOT NULL,
+    items INTEGER NOT NULL,
+    total INTEGER,
+    unit TEXT,
+    started_at REAL NOT NULL,
+    ended_at REAL NOT NULL,
+    run INTEGER NOT NULL,
+    PRIMARY KEY (job, position)
+) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    job INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    worker TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    resumed INTEGER NOT NULL,
+    ended_at REAL,
+    outcome TEXT,
+    reason TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+
+CREATE TABLE controls (
+    job INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    at REAL NOT NULL,
+    action TEXT NOT NULL,
+    "by" TEXT NOT NULL,
+    detail TEXT,
+    PRIMARY KEY (job, position)
+) WITHOUT ROWID;

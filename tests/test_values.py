@@ -16,8 +16,9 @@ import sys
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal, localcontext
+from pathlib import Path
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import TZPATH, ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -279,7 +280,7 @@ def test_huge_ints_come_back_under_the_smallest_digit_limit() -> None:
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(640)
     try:
-        for number in (10**600 - 1, 10**600, 10**5000, -(10**5000), 1 << 100_000):
+        for number in (10**600 - 1, 10**600, 10**650, 10**5000, -(10**5000), 1 << 100_000):
             assert decode(encode([number])) == [number]
             assert decode(encode_cursor(number)) == number
     finally:
@@ -386,6 +387,31 @@ def test_what_would_come_back_as_another_type_is_refused_with_a_way_out(
         encode([value])
     assert str(caught.value).startswith("value[0] cannot be stored: ")
     assert hint in str(caught.value)
+
+
+def test_a_zone_that_could_not_be_found_again_is_refused() -> None:
+    for key in (None, "Europe/Nowhere", "../zone"):
+        found = next(Path(folder, "UTC") for folder in TZPATH if Path(folder, "UTC").exists())
+        with found.open("rb") as file:
+            zone = ZoneInfo.from_file(file, key=key)  # type: ignore[arg-type]  # None is its default
+        with pytest.raises(SerializationError, match="cannot be found again by its key; use"):
+            encode(datetime(2024, 1, 1, tzinfo=zone))
+
+
+def test_a_dict_may_grow_while_it_is_encoded() -> None:
+    grows: dict[str, object] = {}
+
+    @register_type
+    @dataclasses.dataclass
+    class Meddler:
+        x: int
+
+        def __getattribute__(self, name: str) -> object:
+            grows[f"k{len(grows)}"] = 1
+            return super().__getattribute__(name)
+
+    grows["meddler"] = Meddler(1)
+    assert encode(grows).startswith('{"meddler":')
 
 
 def test_a_subclass_of_a_registered_dataclass_is_refused() -> None:

@@ -7,9 +7,9 @@ derives from `BaseException` so that a job's `except Exception` does not swallow
 from __future__ import annotations
 
 __all__ = [
+    "Interrupt",
     "InvalidStepError",
     "InvalidTransitionError",
-    "Interrupt",
     "JobConflictError",
     "JobNotFoundError",
     "JobRunningError",
@@ -97,7 +97,7 @@ class MissingExtraError(TracedJobsError, ImportError):
     """What was asked for is in an extra that is not installed; the message names it."""
 
 
-class Interrupt(BaseException):  # noqa: N818 - Rails' word, and no error
+class Interrupt(BaseException):
     """Ends a run at a checkpoint; the job stays resumable.
 
     Do not catch it. Where a bare `except` did, every later call on `ctx` raises it again.

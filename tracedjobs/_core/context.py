@@ -48,7 +48,7 @@ class BaseContext:
 
     @property
     def run(self) -> int:
-        """The number of this run: 1, 2, 3 …"""
+        """The number of this run, from 1."""
         return self._run.number
 
     @property
@@ -146,7 +146,7 @@ class BaseContext:
         if name in run.progress.completed:
             run.emit("job_step_skipped", step=name)
             return skipped_loop(run, name)
-        _isolate(run, name, isolated=isolated)
+        _isolate(run, isolated=isolated)
         loop = loop_over(
             run,
             name,
@@ -322,7 +322,7 @@ def _step_flow(
     if done is not None:
         run.emit("job_step_skipped", step=name)
         return values.decode(done.result)
-    _isolate(run, name, isolated=isolated)
+    _isolate(run, isolated=isolated)
     step = Step(
         run,
         name,
@@ -357,8 +357,12 @@ def _refuse_awaitable(run: Run, name: str, value: object) -> None:
 def _before_loop(run: Run, name: str) -> None:
     _check_left(run, name)
     run.check()
-    if run.progress.advanced and run.progress.running is None and not (
-        run.is_async and run.in_doubt  # then the loop asks the store before its first item
+    if (
+        run.progress.advanced
+        and run.progress.running is None
+        and not (
+            run.is_async and run.in_doubt  # then the loop asks the store before its first item
+        )
     ):
         drive(run.attend(advanced=False))
 
@@ -388,7 +392,7 @@ def _check_options(name: str, transaction: object) -> None:
         raise TracedJobsError(msg)
 
 
-def _isolate(run: Run, name: str, *, isolated: bool) -> None:
+def _isolate(run: Run, *, isolated: bool) -> None:
     # As in Rails: an isolated step begins a run, and nothing comes after it in that run.
     progress = run.progress
     progress.isolating = progress.isolating or isolated

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["FROM_START", "cancel", "pause", "recover", "resume", "retry", "rewind"]
 
 Columns = dict[str, object]
-Rule = Callable[[Stored, bool], Columns | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    stored: Stored
+    lost: bool
+
+
+Rule = Callable[[_Seen], Columns | None]
 
 
 class _FromStart:
@@ -48,14 +57,19 @@ FROM_START: Final = _FromStart()
 def pause(store: Store, job_id: str, by: str | None) -> None:
     """An idle job is paused at once; a running one at its next checkpoint."""
 
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
-        head = stored.job
+    def rule(seen: _Seen) -> Columns | None:
+        head = seen.stored.job
         if head.status is Status.PAUSED or head.wish == "pause":
             return None
-        if head.status is Status.RUNNING and not lost:
+        if head.status is Status.RUNNING and not seen.lost:
             return _wish(head, "pause")
         _refuse_finished(head, "paused")
-        return {"status": Status.PAUSED, "resume_at": None, "reason": "paused", **_freed(lost=lost)}
+        return {
+            "status": Status.PAUSED,
+            "resume_at": None,
+            "reason": "paused",
+            **_freed(lost=seen.lost),
+        }
 
     if _apply(store, job_id, "pause", by, rule):
         _tell(store, job_id, "job_paused")
@@ -64,8 +78,8 @@ def pause(store: Store, job_id: str, by: str | None) -> None:
 def resume(store: Store, job_id: str, by: str | None) -> None:
     """A paused job may run again; a wish to pause that was not seen yet is taken back."""
 
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
-        head = stored.job
+    def rule(seen: _Seen) -> Columns | None:
+        head = seen.stored.job
         if head.status is Status.RUNNING:
             return {"wish": None} if head.wish == "pause" else None
         if head.status is Status.PAUSED:
@@ -81,11 +95,11 @@ def resume(store: Store, job_id: str, by: str | None) -> None:
 def cancel(store: Store, job_id: str, by: str | None) -> None:
     """An idle job is cancelled at once; a running one at its next checkpoint."""
 
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
-        head = stored.job
+    def rule(seen: _Seen) -> Columns | None:
+        head = seen.stored.job
         if head.status is Status.CANCELLED or head.wish == "cancel":
             return None
-        if head.status is Status.RUNNING and not lost:
+        if head.status is Status.RUNNING and not seen.lost:
             return _wish(head, "cancel")
         _refuse_finished(head, "cancelled")
         now = wall_time()
@@ -95,7 +109,7 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
             "resume_at": None,
             "ended_at": now,
             "expires_at": now + head.retention,
-            **_freed(lost=lost),
+            **_freed(lost=seen.lost),
         }
 
     if _apply(store, job_id, "cancel", by, rule):
@@ -105,8 +119,8 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
 def retry(store: Store, job_id: str, by: str | None) -> None:
     """A failed job may run again, from where it failed."""
 
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
-        head = stored.job
+    def rule(seen: _Seen) -> Columns | None:
+        head = seen.stored.job
         if head.status is not Status.FAILED:
             _refuse(head, "only a failed job can be retried")
         return {
@@ -125,15 +139,15 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
     text = None if cursor is FROM_START else values.encode_cursor(cursor)
     dropped: tuple[str, ...] = ()
 
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
+    def rule(seen: _Seen) -> Columns | None:
         nonlocal dropped
-        head = stored.job
-        if head.status is Status.RUNNING and not lost:
+        head = seen.stored.job
+        if head.status is Status.RUNNING and not seen.lost:
             _refuse(head, "cannot be rewound while it runs; `pause` it first")
         if head.status is Status.CANCELLED:
             _refuse(head, "cannot be rewound; submit a new one")
-        position, dropped = _rewound(stored, step, text)
-        columns: Columns = {**position_columns(position), **_freed(lost=lost)}
+        position, dropped = _rewound(seen.stored, step, text)
+        columns: Columns = {**position_columns(position), **_freed(lost=seen.lost)}
         columns["saved_seq"] = 0
         if head.status not in {Status.PAUSED, Status.PENDING}:
             columns |= {
@@ -165,14 +179,15 @@ def recover(store: Store, by: str | None, *, limit: int = 1000) -> list[str]:
 
 
 def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
-    def rule(stored: Stored, lost: bool) -> Columns | None:  # noqa: FBT001 - see `Rule`
-        if not lost:
+    def rule(seen: _Seen) -> Columns | None:
+        wish = seen.stored.job.wish
+        if not seen.lost:
             return None  # somebody else was faster
-        if stored.job.wish == "cancel":
+        if wish == "cancel":
             now = wall_time()
-            ends: Columns = {"ended_at": now, "expires_at": now + stored.job.retention}
+            ends: Columns = {"ended_at": now, "expires_at": now + seen.stored.job.retention}
             return {"status": Status.CANCELLED, "reason": "cancelled", **ends, **_freed(lost=True)}
-        if stored.job.wish == "pause":
+        if wish == "pause":
             return {"status": Status.PAUSED, "reason": "paused", **_freed(lost=True)}
         return {
             "status": Status.INTERRUPTED,
@@ -187,7 +202,8 @@ def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
     return True
 
 
-# -- shared -----------------------------------------------------------------------------------------
+# -- shared ---
+
 
 def _apply(
     store: Store,
@@ -206,7 +222,7 @@ def _apply(
             raise JobNotFoundError(msg)
         head = stored.job
         lost = is_lost(store, head)
-        columns = rule(stored, lost)
+        columns = rule(_Seen(stored, lost))
         if columns is None:
             return False
         now = wall_time()

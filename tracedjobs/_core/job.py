@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
-from tracedjobs._core.context import AsyncContext, Context
 from tracedjobs._core.options import Duration, JobOptions
 from tracedjobs.errors import TracedJobsError, UnknownJobError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
     from inspect import Signature
 
+    from tracedjobs._core.context import AsyncContext, Context
     from tracedjobs._core.outcome import Outcome
+    from tracedjobs._core.runtime import Runtime
 
 __all__ = ["Job", "find_job", "job", "known_jobs"]
 
@@ -71,28 +72,30 @@ class Job(Generic[P, R]):
 
         return signature(self.fn)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def submit(self, *args: object, job_id: str | None = None, **kwargs: object) -> str:
         """Record a job as pending on the default runtime; its id. See `Runtime.submit`."""
-        from tracedjobs._core.runtime import default_runtime  # noqa: PLC0415 - imports this module
+        return _default_runtime().submit(self, *args, job_id=job_id, **kwargs)
 
-        return default_runtime().submit(self, *args, **kwargs)
-
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> Outcome:
+    def run(self, *args: object, job_id: str | None = None, **kwargs: object) -> Outcome:
         """Submit and perform on the default runtime; see `Runtime.submit` and `perform`.
 
         `job_id="…"` runs that job, if it was submitted before with the same arguments.
         """
-        from tracedjobs._core.runtime import default_runtime  # noqa: PLC0415 - imports this module
+        runtime = _default_runtime()
+        return runtime.perform(runtime.submit(self, *args, job_id=job_id, **kwargs))
 
-        runtime = default_runtime()
-        return runtime.perform(runtime.submit(self, *args, **kwargs))
-
-    async def run_async(self, *args: P.args, **kwargs: P.kwargs) -> Outcome:
+    async def run_async(
+        self, *args: object, job_id: str | None = None, **kwargs: object
+    ) -> Outcome:
         """See `run`, for `async def` jobs."""
-        from tracedjobs._core.runtime import default_runtime  # noqa: PLC0415 - imports this module
+        runtime = _default_runtime()
+        return await runtime.perform_async(runtime.submit(self, *args, job_id=job_id, **kwargs))
 
-        runtime = default_runtime()
-        return await runtime.perform_async(runtime.submit(self, *args, **kwargs))
+
+def _default_runtime() -> Runtime:
+    import tracedjobs  # noqa: PLC0415 - the runtime imports this module
+
+    return tracedjobs.default_runtime()
 
 
 @overload

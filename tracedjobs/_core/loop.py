@@ -16,16 +16,18 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import suppress
+from types import GeneratorType
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.options import checked_total
-from tracedjobs._core.records import Position
 from tracedjobs._core.step import Step
 from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
 if TYPE_CHECKING:
+    from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
     from tracedjobs._core.waiting import Flow
 
@@ -44,7 +46,7 @@ class Source(Protocol[T_co]):
         ...
 
 
-class _Finish(BaseException):  # noqa: N818 - what `finish` throws into the generator
+class _Finish(BaseException):
     pass
 
 
@@ -100,11 +102,9 @@ class Loop(Step, Generic[T]):
         self._run.check()
         if self._done:
             return DONE
-        if isinstance(self._iterator, Generator) and self._iterator.gi_frame is not None:
-            try:
+        if isinstance(self._iterator, GeneratorType) and self._iterator.gi_frame is not None:
+            with suppress(StopIteration, _Finish):
                 self._iterator.throw(_Finish)
-            except (StopIteration, _Finish):
-                pass
             if self._done:
                 return DONE
         if self._in_hand is not None:
@@ -114,7 +114,7 @@ class Loop(Step, Generic[T]):
     @property
     def left(self) -> bool:
         """Whether its `for` was left, so that its body cannot be what runs now."""
-        return isinstance(self._iterator, Generator) and self._iterator.gi_frame is None
+        return isinstance(self._iterator, GeneratorType) and self._iterator.gi_frame is None
 
     def __iter__(self) -> Iterator[T]:
         """The items that are not done yet."""
@@ -154,7 +154,7 @@ class Loop(Step, Generic[T]):
         item, self._in_hand = self._marked(found)
         return item
 
-    # -- what a kind of loop knows ----------------------------------------------------------------
+    # -- what a kind of loop knows ---
 
     def _iterate(self) -> Generator[T]:
         raise NotImplementedError
@@ -166,7 +166,7 @@ class Loop(Step, Generic[T]):
         """The item in what the source gave, and the position after it."""
         raise NotImplementedError
 
-    # -- what all loops do ------------------------------------------------------------------------
+    # -- what all loops do ---
 
     def _begin(self, *, asynchronous: bool) -> None:
         run = self._run
@@ -328,7 +328,7 @@ class PairsLoop(Loop[T]):
                     self._refuse_pair(pair)
                 item, after = pair
                 if type(after) is not int:
-                    after = values.encode_cursor(after)  # noqa: PLW2901 - from here on its text
+                    after = values.encode_cursor(after)
                 yield item
                 items += 1
                 self._at = (after, items)
@@ -410,10 +410,8 @@ def loop_over(
 
 def skipped_loop(run: Run, name: str) -> Loop[T]:
     """The loop of a step that is done already: it has no items."""
-    loop: Loop[T] = Loop(
-        run, name, start=None, position=None, total=None, stall_after=None
-    )
-    loop._done = True  # noqa: SLF001 - its own
+    loop: Loop[T] = Loop(run, name, start=None, position=None, total=None, stall_after=None)
+    loop._done = True
     return loop
 
 

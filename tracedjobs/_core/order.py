@@ -6,10 +6,12 @@ last one is ours.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from tracedjobs._core.progress import Progress
 from tracedjobs.errors import InvalidStepError
+
+if TYPE_CHECKING:
+    from tracedjobs._core.progress import Progress
 
 __all__ = ["check_returned_complete", "check_step"]
 

@@ -7,7 +7,6 @@ import random
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,6 @@ from tracedjobs import events
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time, wall_time
 from tracedjobs._core.context import left_message, typed_context
-from tracedjobs._core.job import Job
 from tracedjobs._core.loop import Loop
 from tracedjobs._core.order import check_returned_complete
 from tracedjobs._core.outcome import Outcome
@@ -46,6 +44,9 @@ from tracedjobs.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracedjobs._core.job import Job
     from tracedjobs._core.signals import StopSignals
     from tracedjobs.stores.base import Store
 
@@ -124,7 +125,7 @@ def is_lost(store: Store, job: JobRecord) -> bool:
     )
 
 
-# -- the lease --------------------------------------------------------------------------------------
+# -- the lease ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +217,7 @@ def _over_limit(job: Job[..., Any], head: JobRecord) -> bool:
 
 
 def _limit_error(job: Job[..., Any]) -> ResumeLimitError:
-    return ResumeLimitError(
-        f"Job was resumed a maximum of {job.options.max_resumptions} times"
-    )
+    return ResumeLimitError(f"Job was resumed a maximum of {job.options.max_resumptions} times")
 
 
 def _fail_lost(store: Store, stored: Stored, job: Job[..., Any]) -> Flow[None]:
@@ -255,7 +254,7 @@ def _outcome_of_completed(stored: Stored) -> Outcome:
     return Outcome(head.id, head.run, Status.COMPLETED, result=result)
 
 
-# -- the call ---------------------------------------------------------------------------------------
+# -- the call ---
 
 
 def _call(run: Run, job: Job[..., Any]) -> Flow[Ending]:
@@ -265,7 +264,7 @@ def _call(run: Run, job: Job[..., Any]) -> Flow[Ending]:
         run.emit("job_resumed" if run.resumed else "job_started")
         value = yield Call(lambda: job.fn(ctx, *args, **kwargs))
         return _judge_return(run, value)
-    except BaseException as error:  # noqa: BLE001 - all of them are judged
+    except BaseException as error:
         return _judge_error(run, job, error)
 
 
@@ -285,7 +284,8 @@ def bound_arguments(job: Job[..., Any], head: JobRecord) -> tuple[tuple[Any, ...
         )
         raise TypeError(msg)
     bound = BoundArguments(
-        signature, {ctx_name: None, **{name: given[name] for name in names if name in given}}  # type: ignore[arg-type]  # an ordered dict since 3.7
+        signature,
+        {ctx_name: None, **{name: given[name] for name in names if name in given}},  # type: ignore[arg-type]  # an ordered dict since 3.7
     )
     args, kwargs = bound.args[1:], bound.kwargs
     signature.bind(None, *args, **kwargs)
@@ -351,7 +351,7 @@ def _lease_lost(run: Run, cause: BaseException) -> LeaseLostError:
     return error
 
 
-# -- the end ----------------------------------------------------------------------------------------
+# -- the end ---
 
 
 def finish(run: Run, ending: Ending) -> Flow[Outcome]:
@@ -380,7 +380,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             continue
         except StoreError:
             raise
-        except BaseException as error:  # noqa: BLE001 - raised below, when the end is recorded
+        except BaseException as error:
             late = error
             continue
         if not isinstance(stored, Stored):
@@ -482,7 +482,9 @@ def described(error: BaseException) -> str:
     trace = "".join(traceback.format_exception(error))
     return values.encode(
         {
-            "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
+            "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix(
+                "builtins."
+            ),
             "message": storable(str(error)),
             "traceback": storable(trace[-TRACEBACK_LIMIT:]),
         }

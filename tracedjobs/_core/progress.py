@@ -5,7 +5,10 @@ Holds the completed steps, the position to resume from, and the names met so far
 
 from __future__ import annotations
 
-from tracedjobs._core.records import Position, StepRecord, Stored
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tracedjobs._core.records import Position, StepRecord, Stored
 
 __all__ = ["Progress"]
 

@@ -6,10 +6,12 @@ Times are seconds since the epoch, but for `lease_until`, which is on the store'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import Enum
-from typing import Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "ALLOWED",
@@ -30,7 +32,7 @@ RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Where a job stands. `lost` and `stalled` are read from time, and never stored."""
 
     PENDING = "pending"
@@ -40,9 +42,6 @@ class Status(str, Enum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-    __str__ = str.__str__
-    __format__ = str.__format__
 
 
 FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
@@ -64,9 +63,7 @@ ALLOWED: Final[Mapping[Status, frozenset[Status]]] = {
     Status.INTERRUPTED: frozenset(
         {Status.RUNNING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}
     ),
-    Status.PAUSED: frozenset(
-        {Status.PENDING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}
-    ),
+    Status.PAUSED: frozenset({Status.PENDING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}),
     Status.COMPLETED: frozenset({Status.INTERRUPTED}),
     Status.FAILED: frozenset({Status.RUNNING, Status.INTERRUPTED}),
     Status.CANCELLED: frozenset(),

@@ -54,8 +54,8 @@ class Run:
         "_seen",
         "_told",
         "attention",
-        "current",
         "ctx",
+        "current",
         "ended",
         "in_doubt",
         "is_async",
@@ -125,7 +125,7 @@ class Run:
         self.attention = False
         self.attention = self._wants_attention()
 
-    # -- what other threads may call ------------------------------------------------------------
+    # -- what other threads may call ---
 
     def request_stop(self, reason: str) -> None:
         """Ask for an interruption at the next checkpoint. Takes no lock: signals call it.
@@ -183,7 +183,7 @@ class Run:
         current = self.current
         return self.progress.resume_from if current is None else current.position()
 
-    # -- what the job's own thread or task calls --------------------------------------------------
+    # -- what the job's own thread or task calls ---
 
     def wait(self, flow: Flow[None]) -> Awaitable[None]:
         """Do the flow: wholly in a `def` job; in an `async def` job up to where it must wait.
@@ -210,7 +210,9 @@ class Run:
         if self.lost is not None:
             self._raise(LeaseLost("lease_lost", f"{self.description()}: {self.lost}"))
 
-    def attend(self, *, advanced: bool, between_items: bool = True, consult: bool = True) -> Flow[None]:
+    def attend(
+        self, *, advanced: bool, between_items: bool = True, consult: bool = True
+    ) -> Flow[None]:
         """Do what `attention` was set for, in the job's own thread, at a checkpoint.
 
         `attention` is dropped first and set again if there is still a reason. So a request that
@@ -286,9 +288,7 @@ class Run:
         seq = next(self.seq)
 
         def work() -> bool:
-            return self.store.complete_step(
-                self.record.id, self.token, step, seq=seq, state=state
-            )
+            return self.store.complete_step(self.record.id, self.token, step, seq=seq, state=state)
 
         if not (yield from self.persist(work)):
             self.lose("another run has taken it over")
@@ -365,7 +365,7 @@ class Run:
             **payload,
         )
 
-    # -- its own ------------------------------------------------------------------------------
+    # -- its own ---
 
     def _raise(self, interrupt: Interrupt) -> NoReturn:
         self.raised = interrupt
@@ -426,4 +426,3 @@ class Run:
 
 def _as_dict(value: object) -> dict[object, object]:
     return value if isinstance(value, dict) else {}
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 from tracedjobs._core import controls, values
@@ -26,6 +25,7 @@ from tracedjobs.events import notify
 from tracedjobs.stores import Store, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from tracedjobs._core.outcome import Outcome
@@ -73,18 +73,22 @@ class Runtime:
         if store is None:
             store = os.environ.get("TRACEDJOBS_STORE") or DEFAULT_STORE
         # No call may block for so long that the lease ends meanwhile.
-        self.store = open_store(store, timeout=self.lease_ttl / 6) if isinstance(store, str) else store
+        self.store = (
+            open_store(store, timeout=self.lease_ttl / 6) if isinstance(store, str) else store
+        )
         if stopping is not None and not callable(stopping):
             msg = f"stopping={stopping!r} must be a callable that is given ctx."
             raise TypeError(msg)
         self._stopping = stopping
         self._modules = tuple(modules) + tuple(
-            each.strip() for each in os.environ.get("TRACEDJOBS_MODULES", "").split(",") if each.strip()
+            each.strip()
+            for each in os.environ.get("TRACEDJOBS_MODULES", "").split(",")
+            if each.strip()
         )
         self._handle_signals = handle_signals
         self._worker = worker
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self) -> Self:
         """Itself."""
         return self
 
@@ -106,7 +110,7 @@ class Runtime:
         """This process's name in records."""
         return self._worker or f"{socket.gethostname()}:{os.getpid()}"
 
-    # -- running --------------------------------------------------------------------------------
+    # -- running ---
 
     def submit(
         self, job: Job[..., Any], /, *args: object, job_id: str | None = None, **kwargs: object
@@ -166,7 +170,7 @@ class Runtime:
         with StopSignals((signal.SIGTERM,)) as signals:
             return await drive_async(self._flow(job, job_id, stopping, signals))
 
-    # -- looking --------------------------------------------------------------------------------
+    # -- looking ---
 
     def get(self, job_id: str) -> JobSnapshot:
         """The job as it is now, as far as it was saved."""
@@ -179,7 +183,7 @@ class Runtime:
         name: str | None = None,
         limit: int = 50,
         before: str | None = None,
-    ) -> list[JobSnapshot]:
+    ) -> Sequence[JobSnapshot]:
         """Up to `limit` jobs, newest first; those of a status or name alone, where one is given.
 
         `status` may be `lost` too. For the next page give the last job's id as `before`. Raises
@@ -198,7 +202,7 @@ class Runtime:
         )
         return [self._snapshot(stored) for stored in page]
 
-    # -- control --------------------------------------------------------------------------------
+    # -- control ---
 
     def pause(self, job_id: str, *, by: str | None = None) -> JobSnapshot:
         """Pause the job: an idle one at once, a running one at its next checkpoint.
@@ -234,8 +238,8 @@ class Runtime:
         controls.rewind(self.store, job_id, step, cursor, by)
         return self.get(job_id)
 
-    def recover(self, *, by: str | None = None) -> list[str]:
-        """Mark the jobs whose process has died as interrupted, so that they can go on; their ids."""
+    def recover(self, *, by: str | None = None) -> Sequence[str]:
+        """Mark jobs whose process died as interrupted, so that they can go on; their ids."""
         return controls.recover(self.store, by)
 
     def purge(self, *, limit: int = 1000) -> int:
@@ -258,7 +262,7 @@ class Runtime:
                 release(run)
         self.store.close()
 
-    # -- its own ----------------------------------------------------------------------------------
+    # -- its own ---
 
     def _flow(
         self,
@@ -306,7 +310,10 @@ class Runtime:
             try:
                 import_module(module)
             except ImportError as error:
-                msg = f"The module {module!r}, named in modules= or TRACEDJOBS_MODULES, fails: {error}"
+                msg = (
+                    f"The module {module!r}, named in modules= or TRACEDJOBS_MODULES, cannot be "
+                    f"imported: {error}."
+                )
                 raise UnknownJobError(msg) from error
         return find_job(name)
 
@@ -320,15 +327,15 @@ class Runtime:
     def _snapshot(self, stored: Stored) -> JobSnapshot:
         return snapshot_of(stored, lost=is_lost(self.store, stored.job))
 
-    def _list_lost(self, name: str | None, limit: int, before: str | None) -> list[JobSnapshot]:
-        found: list[JobSnapshot] = []
+    def _list_lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
+        found: tuple[JobSnapshot, ...] = ()
         while len(found) < limit:
             page = self.list(status="running", name=name, limit=limit, before=before)
-            found += [each for each in page if each.lost]
+            found += tuple(each for each in page if each.lost)
             if len(page) < limit:
                 break
             before = page[-1].id
-        return found[:limit]
+        return [*found[:limit]]
 
 
 _default: Runtime | None = None
@@ -376,7 +383,12 @@ def _named_arguments(
 def _checked_id(job_id: str | None) -> str:
     if job_id is None:
         return str(uuid4())
-    if not isinstance(job_id, str) or not job_id or len(job_id) > MAX_ID or not job_id.isprintable():
+    if (
+        not isinstance(job_id, str)
+        or not job_id
+        or len(job_id) > MAX_ID
+        or not job_id.isprintable()
+    ):
         msg = f"job_id={job_id!r} must be a printable text of 1 to {MAX_ID} characters."
         raise TracedJobsError(msg)
     return job_id

@@ -10,13 +10,14 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from tracedjobs._core.records import Save
     from tracedjobs._core.run import Run
     from tracedjobs.stores.base import Store
@@ -168,9 +169,7 @@ def _check_runtime(run: Run, now: float) -> None:
         run.request_stop("max_runtime")
 
 
-def _note_answer(
-    run: Run, save: Save, token: str | None, wish: str | None, began: float
-) -> None:
+def _note_answer(run: Run, save: Save, token: str | None, wish: str | None, began: float) -> None:
     if token != run.token:
         if not run.ended:
             run.lose("another run has taken it over")
@@ -191,5 +190,5 @@ def _by_store(runs: Iterable[Run]) -> list[tuple[Store, list[Run]]]:
 
 
 saver: Final = Saver()
-os.register_at_fork(after_in_child=saver._after_fork_in_child)  # noqa: SLF001 - its own
-atexit.register(saver._release_all)  # noqa: SLF001 - its own
+os.register_at_fork(after_in_child=saver._after_fork_in_child)
+atexit.register(saver._release_all)

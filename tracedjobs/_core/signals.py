@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 from tracedjobs._core.saver import saver
 
@@ -36,7 +36,7 @@ class StopSignals:
         self._signals = signals
         self._active = False
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         """Install the handlers, in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return self
@@ -77,6 +77,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     StopSignals.seen = number
     for run in saver.runs():
         run.request_stop("stopping")
-    before = StopSignals._before.get(number)  # noqa: SLF001 - its own
+    before = StopSignals._before.get(number)
     if callable(before) and before is not signal.default_int_handler:
         before(number, frame)

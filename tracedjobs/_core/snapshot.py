@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tracedjobs._core import values
 from tracedjobs._core.records import (
@@ -18,6 +18,9 @@ from tracedjobs._core.records import (
     Stored,
 )
 from tracedjobs.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "ControlSnapshot",
@@ -253,7 +256,7 @@ def _readable(text: str | None) -> object:
 
 
 def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, timezone.utc)
+    return datetime.fromtimestamp(at, UTC)
 
 
 def _moment_or_none(at: float | None) -> datetime | None:

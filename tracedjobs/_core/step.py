@@ -5,7 +5,6 @@ The loop that is a step is in `loop`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +16,8 @@ from tracedjobs._core.waiting import DONE
 from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from tracedjobs._core.run import Run
 
 __all__ = ["Step"]
@@ -128,7 +129,7 @@ class Step:
         self._run.check()
         return self._run.wait(self._run.attend(advanced=False))
 
-    # -- for the core -------------------------------------------------------------------------
+    # -- for the core ---
 
     @property
     def advanced(self) -> bool:
@@ -173,7 +174,7 @@ class Step:
 
 
 def _successor(value: object) -> object:
-    if isinstance(value, bool) or isinstance(value, datetime):
+    if isinstance(value, (bool, datetime)):
         pass
     elif isinstance(value, int):
         return value + 1

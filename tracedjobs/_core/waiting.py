@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-
 class Ask:
     """Work that may block: a call of the store, or a pause between two."""
 
@@ -41,8 +40,8 @@ class _Done:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[None]:
-        return iter(())
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
 
 
 DONE: Final = _Done()
@@ -62,7 +61,7 @@ def _drive_on(flow: Flow[T], wanted: Ask | Call) -> T:
         while True:
             try:
                 value = wanted.work()
-            except BaseException as error:  # noqa: BLE001 - it is the flow's to judge
+            except BaseException as error:
                 wanted = flow.throw(error)
             else:
                 wanted = flow.send(value)
@@ -104,7 +103,7 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call) -> T:
             except GeneratorExit as error:
                 # The event loop is gone: nothing can be awaited any more, but it can be saved.
                 return _drive_on(flow, flow.throw(error))
-            except BaseException as error:  # noqa: BLE001 - it is the flow's to judge
+            except BaseException as error:
                 wanted = flow.throw(error)
             else:
                 wanted = flow.send(value)

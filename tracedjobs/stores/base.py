@@ -5,10 +5,12 @@ A store keeps records and refuses what is not allowed; it knows nothing of job f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from tracedjobs._core.records import Change, JobRecord, Save, Status, StepRecord, Stored
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tracedjobs._core.records import Change, JobRecord, Save, Status, StepRecord, Stored
 
 __all__ = ["Store"]
 

@@ -8,10 +8,8 @@ what an ordinary end of process or kill leaves.
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracedjobs._core.clock import boot_id, boot_time, wall_time
@@ -34,6 +32,10 @@ from tracedjobs._core.records import (
 )
 from tracedjobs.errors import InvalidTransitionError, StoreError
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["SQLiteStore"]
 
@@ -72,7 +74,9 @@ _SAVED: Final = (
     "state",
 )
 _SET_SAVED: Final = ", ".join(
-    f"state = coalesce({{{column}}}, jobs.state)" if column == "state" else f"{column} = {{{column}}}"
+    f"state = coalesce({{{column}}}, jobs.state)"
+    if column == "state"
+    else f"{column} = {{{column}}}"
     for column in _SAVED[1:]
 )
 _SAVE_ONE: Final = (
@@ -111,9 +115,7 @@ class SQLiteStore:
     ) -> None:
         """Remember the file; it is opened at the first use."""
         self.url = f"sqlite:///{path}"
-        self._db = Connection(
-            path, synchronous=synchronous, timeout=timeout, migrations=migrations
-        )
+        self._db = Connection(path, synchronous=synchronous, timeout=timeout, migrations=migrations)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> SQLiteStore:
@@ -136,7 +138,7 @@ class SQLiteStore:
             raise StoreError(msg)
         timeout = _seconds(options.pop("timeout", str(timeout)), url)
         if options:
-            msg = f"{sorted(options)[0]!r} in {url!r} is unknown; there are synchronous and timeout."
+            msg = f"{min(options)!r} in {url!r} is unknown; there are synchronous and timeout."
             raise StoreError(msg)
         return cls(path, synchronous=synchronous, timeout=timeout)
 
@@ -342,9 +344,7 @@ def _stored(raw: sqlite3.Connection, row: tuple[object, ...]) -> Stored:
 
 
 def _refuse_transition(raw: sqlite3.Connection, change: Change, status: object) -> None:
-    row = raw.execute(
-        "SELECT revision, status FROM jobs WHERE id = ?", (change.job_id,)
-    ).fetchone()
+    row = raw.execute("SELECT revision, status FROM jobs WHERE id = ?", (change.job_id,)).fetchone()
     if row is None or not isinstance(status, Status) or row[0] != change.revision:
         return
     if status not in ALLOWED[Status(row[1])]:

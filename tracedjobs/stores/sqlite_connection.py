@@ -10,11 +10,13 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from importlib import resources
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tracedjobs.errors import StoreError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Connection", "Migration", "shipped_migrations"]
 

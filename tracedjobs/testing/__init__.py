@@ -1,14 +1,16 @@
 """Helpers for testing jobs: values for `stopping=` that interrupt a run where a test wants it.
 
-    runtime.perform(job_id, stopping=interrupt_during("import_rows", cursor=433))
+runtime.perform(job_id, stopping=interrupt_during("import_rows", cursor=433))
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tracedjobs._core.context import BaseContext
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracedjobs._core.context import BaseContext
 
 __all__ = ["interrupt_after", "interrupt_during"]
 
@@ -38,9 +40,7 @@ def interrupt_during(
     return stopping
 
 
-def interrupt_after(
-    step: str, *, reason: str | None = None
-) -> Callable[[BaseContext], bool | str]:
+def interrupt_after(step: str, *, reason: str | None = None) -> Callable[[BaseContext], bool | str]:
     """Interrupt at the checkpoint after `step`, before the next one.
 
     There is none after the last step, so that a job is never interrupted there.

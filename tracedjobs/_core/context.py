@@ -12,10 +12,11 @@ from tracedjobs._core.options import checked_total, seconds
 from tracedjobs._core.order import check_step
 from tracedjobs._core.step import Step
 from tracedjobs._core.waiting import Call, drive, drive_async
-from tracedjobs.errors import InvalidStepError, TracedJobsError
+from tracedjobs.errors import InvalidStepError
 
 if TYPE_CHECKING:
     from tracedjobs._core.run import Run
+    from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
 __all__ = ["AsyncContext", "BaseContext", "Context"]
@@ -139,7 +140,6 @@ class BaseContext:
         _before_loop(run, name)
         name = check_step(run.progress, name)
         check_source(source, name)
-        _check_options(name, transaction)
         total = checked_total(total, name)
         stall_after = None if stall_after is None else seconds(stall_after, "stall_after")
         run.progress.encountered[name] = None
@@ -156,6 +156,7 @@ class BaseContext:
             total=total,
             stall_after=stall_after,
         )
+        loop.write_in(_ledger(run, name, transaction))
         _open(run, loop)
         return loop
 
@@ -316,33 +317,52 @@ def _step_flow(
     if not callable(fn):
         msg = f"Step '{name}' needs a function to call, found {fn!r}."
         raise TypeError(msg)
-    _check_options(name, transaction)
     run.progress.encountered[name] = None
     done = run.progress.completed.get(name)
     if done is not None:
         run.emit("job_step_skipped", step=name)
         return values.decode(done.result)
     _isolate(run, isolated=isolated)
+    position, done_there = _position_of(run, name), None
+    ledger = _ledger(run, name, transaction)
+    if ledger is not None:
+        position, done_there = yield from ledger.open(position, values.encode_cursor(start))
     step = Step(
         run,
         name,
         start=start,
-        position=_position_of(run, name),
+        position=position,
         total=checked_total(total, name),
         stall_after=None if stall_after is None else seconds(stall_after, "stall_after"),
     )
+    step.write_in(ledger)
     _open(run, step)
-    keywords = {"step": step} if _wants_step(fn) else {}
     try:
-        value = yield Call(lambda: fn(*args, **keywords))
-        _refuse_awaitable(run, name, value)
-        run.check()
-        result = values.encode(value, path=f"result of step '{name}'")
+        result, value = done_there, None
+        if result is None:
+            value = yield from _call_fn(run, step, fn, args)
+            result = values.encode(value, path=f"result of step '{name}'")
+            if ledger is not None:
+                cursor, items = step.position().cursor, step.items
+                yield from ledger.write(cursor, items, result)
         yield from run.complete_step(step.record(result))
     except BaseException as error:
+        if ledger is not None:
+            yield from ledger.rollback()
         run.leave_step(step, error)
         raise
     run.step_event("job_step_completed", step)
+    return value if done_there is None else values.decode(done_there)
+
+
+def _call_fn(
+    run: Run, step: Step, fn: Callable[..., object], args: tuple[object, ...]
+) -> Flow[object]:
+    keywords = {"step": step} if _wants_step(fn) else {}
+    yield from step.begin_transaction()
+    value = yield Call(lambda: fn(*args, **keywords))
+    _refuse_awaitable(run, step.name, value)
+    run.check()
     return value
 
 
@@ -383,13 +403,12 @@ def left_message(loop: Loop[Any], what: str) -> str:
     )
 
 
-def _check_options(name: str, transaction: object) -> None:
-    if transaction is not None:
-        msg = (
-            f"transaction= of step '{name}' is not available in this version of tracedjobs: the "
-            f"cursor is kept in the job's store only."
-        )
-        raise TracedJobsError(msg)
+def _ledger(run: Run, name: str, transaction: object) -> Ledger | None:
+    if transaction is None:
+        return None
+    from tracedjobs._core.transaction import ledger_on  # noqa: PLC0415 - for those who use it
+
+    return ledger_on(transaction, run, name)
 
 
 def _isolate(run: Run, *, isolated: bool) -> None:

@@ -148,7 +148,7 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
             _refuse(head, "cannot be rewound; submit a new one")
         position, dropped = _rewound(seen.stored, step, text)
         columns: Columns = {**position_columns(position), **_freed(lost=seen.lost)}
-        columns["saved_seq"] = 0
+        columns |= {"saved_seq": 0, "rewinds": head.rewinds + 1}
         if head.status not in {Status.PAUSED, Status.PENDING}:
             columns |= {
                 "status": Status.INTERRUPTED,

@@ -29,6 +29,7 @@ from tracedjobs.errors import InvalidStepError, SourceChangedError
 if TYPE_CHECKING:
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
+    from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
 __all__ = ["Loop", "Source", "loop_over"]
@@ -56,7 +57,7 @@ class Loop(Step, Generic[T]):
     Leave it early only after `finish()`.
     """
 
-    __slots__ = ("_attended", "_done", "_in_hand", "_iterator")
+    __slots__ = ("_attended", "_begun", "_done", "_in_hand", "_iterator")
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Loop(Step, Generic[T]):
         self._attended: object = None
         self._done = False
         self._in_hand: object = None
+        self._begun = False
         self._iterator: Generator[T] | Iterator[object] | AsyncIterator[object] | None = None
 
     def set(self, cursor: object) -> NoReturn:
@@ -107,9 +109,7 @@ class Loop(Step, Generic[T]):
                 self._iterator.throw(_Finish)
             if self._done:
                 return DONE
-        if self._in_hand is not None:
-            self._at, self._in_hand = self._in_hand, None
-        return self._run.wait(self._complete())
+        return self._run.wait(self._finish())
 
     @property
     def left(self) -> bool:
@@ -121,38 +121,48 @@ class Loop(Step, Generic[T]):
         self._begin(asynchronous=False)
         if self._done:
             return iter(())
-        items = self._iterate()
+        items = self._iterate() if self._ledger is None else self._iterate_in_transactions()
         self._iterator = items
         return items
 
     def __aiter__(self) -> Loop[T]:
         """The items that are not done yet."""
         self._begin(asynchronous=True)
-        if not self._done:
-            opened = self._open()
-            self._iterator = aiter(opened) if isinstance(opened, AsyncIterable) else iter(opened)
         return self
 
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
         # No generator: one that is left by `break` is closed after the line that follows it.
         if self._in_hand is not None:
-            self._at = self._in_hand
-            self._in_hand = None
+            if self._ledger is None:
+                self._at = self._in_hand
+                self._in_hand = None
+            else:
+                await drive_async(self._move_on())
         if self._done:
             raise StopAsyncIteration
         iterator = self._iterator
+        if iterator is None:
+            iterator = await self._open_async()
         if isinstance(iterator, Iterator):
             found = next(iterator, _END)
         else:
-            found = await anext(cast("AsyncIterator[object]", iterator), _END)
+            found = await anext(iterator, _END)
         if found is _END:
             await drive_async(self._complete())
             raise StopAsyncIteration
         if self._run.attention:
             await drive_async(self._attend())
-        item, self._in_hand = self._marked(found)
+        item, in_hand = self._marked(found)
+        if self._ledger is not None:
+            await drive_async(self._ledger.begin())
+        self._in_hand = in_hand
         return item
+
+    def abandon(self) -> Flow[None]:
+        """Take back the transaction of the item in hand, which the run's end left open."""
+        if self._ledger is not None and self._in_hand is not None:
+            yield from self._ledger.rollback()
 
     # -- what a kind of loop knows ---
 
@@ -166,7 +176,68 @@ class Loop(Step, Generic[T]):
         """The item in what the source gave, and the position after it."""
         raise NotImplementedError
 
+    def _stand(self, cursor: str, items: int) -> None:
+        """Go to that position, which was read from a store."""
+        raise NotImplementedError
+
     # -- what all loops do ---
+
+    def _iterate_in_transactions(self) -> Generator[T]:
+        run = self._run
+        ledger = cast("Ledger", self._ledger)
+        drive(self._open_ledger(ledger))
+        try:
+            for found in cast("Iterable[object]", self._open()):
+                if run.attention:
+                    drive(self._attend())
+                item, in_hand = self._marked(found)
+                drive(ledger.begin())
+                self._in_hand = in_hand
+                yield item
+                drive(self._move_on())
+        except _Finish:
+            drive(self._move_on())
+        except GeneratorExit:
+            drive(self.abandon())
+            raise
+        drive(self._complete())
+
+    async def _open_async(self) -> Iterator[object] | AsyncIterator[object]:
+        if self._ledger is not None:
+            await drive_async(self._open_ledger(self._ledger))
+        opened = self._open()
+        iterator = aiter(opened) if isinstance(opened, AsyncIterable) else iter(opened)
+        self._iterator = iterator
+        return iterator
+
+    def _open_ledger(self, ledger: Ledger) -> Flow[None]:
+        cursor, _ = self._mark()
+        found, _ = yield from ledger.open(self.position() if self.resumed else None, cursor)
+        if found is not None:
+            self.resumed = True
+            self._stand(found.cursor, found.items)
+            self._attended = self._first = self._at
+
+    def _move_on(self) -> Flow[None]:
+        """Count the item in hand as done."""
+        if self._in_hand is not None:
+            if self._ledger is not None:
+                in_hand, self._in_hand = self._in_hand, None
+                yield from self._ledger.write(*self._saved(in_hand))
+                self._at = in_hand
+            else:
+                self._at, self._in_hand = self._in_hand, None
+
+    def _finish(self) -> Flow[None]:
+        yield from self._move_on()
+        yield from self._complete()
+
+    def _mark(self) -> tuple[str, int]:
+        return self._saved(self._at)
+
+    def _saved(self, at: object) -> tuple[str, int]:
+        """The cursor and the count of items of a position, as they are stored."""
+        raise NotImplementedError
 
     def _begin(self, *, asynchronous: bool) -> None:
         run = self._run
@@ -178,9 +249,10 @@ class Loop(Step, Generic[T]):
         if self._done:
             return
         run.check()
-        if self._iterator is not None:
+        if self._begun:
             msg = f"The loop of step '{self.name}' was begun already; it can be run once."
             raise InvalidStepError(msg)
+        self._begun = True
         self._attended = self._at
 
     def _attend(self) -> Flow[None]:
@@ -224,28 +296,34 @@ class SequenceLoop(Loop[T]):
             stall_after=stall_after,
         )
         self._sequence = sequence
-        at = _checked_offset(self._cursor, name, "the saved cursor")
-        if at > len(sequence) and position is not None:
+        if position is None:
+            self._behind = self._at = offset
+        else:
+            self._stand(position.cursor, position.items)
+        self._first = self._attended = self._at
+
+    def _stand(self, cursor: str, items: int) -> None:
+        at = _checked_offset(values.decode(cursor), self.name, "the saved cursor")
+        if at > len(self._sequence):
             msg = (
-                f"The sequence of step '{name}' has {len(sequence)} items, fewer than the {at} "
-                f"that were done: it is no longer the one that the job began with. Give the job "
-                f"the old one, or rewind the step."
+                f"The sequence of step '{self.name}' has {len(self._sequence)} items, fewer than "
+                f"the {at} that were done: it is no longer the one that the job began with. Give "
+                f"the job the old one, or rewind the step."
             )
             raise SourceChangedError(msg)
-        items = 0 if position is None else position.items
         # How far the offset is ahead of the count of items: so one integer says both, and is
         # what the loop writes.
         self._behind = at - items
-        self._at = self._first = self._attended = at
+        self._at = at
 
     @property
     def cursor(self) -> object:
         """The offset of the item in hand: those before it are done."""
         return self._at
 
-    def _mark(self) -> tuple[str, int]:
-        at = cast("int", self._at)
-        return str(at), at - self._behind
+    def _saved(self, at: object) -> tuple[str, int]:
+        offset = cast("int", at)
+        return str(offset), offset - self._behind
 
     def _iterate(self) -> Generator[T]:
         run = self._run
@@ -312,8 +390,11 @@ class PairsLoop(Loop[T]):
         after = cast("tuple[object, int]", self._at)[0]
         return values.decode(after) if isinstance(after, str) else after
 
-    def _mark(self) -> tuple[str, int]:
-        after, items = cast("tuple[object, int]", self._at)
+    def _stand(self, cursor: str, items: int) -> None:
+        self._at = (cursor, items)
+
+    def _saved(self, at: object) -> tuple[str, int]:
+        after, items = cast("tuple[object, int]", at)
         return after if isinstance(after, str) else values.encode_cursor(after), items
 
     def _iterate(self) -> Generator[T]:

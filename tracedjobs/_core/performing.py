@@ -97,6 +97,8 @@ def perform(
         run.request_stop("stopping")  # it came before there was a run to stop
     try:
         ending = yield from _call(run, job)
+        if isinstance(run.current, Loop):
+            yield from run.current.abandon()
         outcome = yield from finish(run, ending)
     finally:
         saver.remove(run)
@@ -285,7 +287,7 @@ def bound_arguments(job: Job[..., Any], head: JobRecord) -> tuple[tuple[Any, ...
         raise TypeError(msg)
     bound = BoundArguments(
         signature,
-        {ctx_name: None, **{name: given[name] for name in names if name in given}},  # type: ignore[arg-type]  # an ordered dict since 3.7
+        {ctx_name: None, **{name: given[name] for name in names if name in given}},
     )
     args, kwargs = bound.args[1:], bound.kwargs
     signature.bind(None, *args, **kwargs)

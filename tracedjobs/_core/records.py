@@ -145,6 +145,8 @@ class JobRecord:
     """The name of the lock file that the running process holds, see `owner`."""
     lease_until: float = 0.0
     lease_boot: str | None = None
+    rewinds: int = 0
+    """How often it was rewound, to tell a cursor in the user's database from before."""
     wish: str | None = None
     """`pause` or `cancel`, for the run to see at its next save."""
     resumptions: int = 0

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from tracedjobs._core.run import Run
+    from tracedjobs._core.transaction import Ledger
+    from tracedjobs._core.waiting import Flow
 
 __all__ = ["Step"]
 
@@ -35,6 +37,7 @@ class Step:
         "_cursor",
         "_fingerprint",
         "_first",
+        "_ledger",
         "_run",
         "_total",
         "_unit",
@@ -56,6 +59,7 @@ class Step:
     ) -> None:
         """Stand at `position`, or at `start` in a step that begins."""
         self._run = run
+        self._ledger: Ledger | None = None
         self.name = name
         self.resumed = position is not None
         self.stall_after = stall_after
@@ -110,8 +114,11 @@ class Step:
         run.check()
         self._check_open()
         text = values.encode_cursor(cursor)
+        mark = (text, self._mark()[1] + 1)
+        if self._ledger is not None:
+            return run.wait(self._set_in_transaction(self._ledger, cursor, mark))
         self._cursor = cursor
-        self._at = (text, self._mark()[1] + 1)
+        self._at = mark
         if run.attention:
             return run.wait(run.attend(advanced=True))
         return DONE
@@ -128,6 +135,16 @@ class Step:
         """Let the job be interrupted here, without moving the cursor."""
         self._run.check()
         return self._run.wait(self._run.attend(advanced=False))
+
+    def _set_in_transaction(
+        self, ledger: Ledger, cursor: object, mark: tuple[str, int]
+    ) -> Flow[None]:
+        yield from ledger.write(*mark)
+        self._cursor = cursor
+        self._at = mark
+        if self._run.attention:
+            yield from self._run.attend(advanced=True)
+        yield from ledger.begin()
 
     # -- for the core ---
 
@@ -148,6 +165,15 @@ class Step:
             started_at=self.started_at,
             fingerprint=self._fingerprint,
         )
+
+    def begin_transaction(self) -> Flow[None]:
+        """Let what the user does from here on be in one transaction, if that was asked for."""
+        if self._ledger is not None:
+            yield from self._ledger.begin()
+
+    def write_in(self, ledger: Ledger | None) -> None:
+        """From here on commit each position together with what the user did."""
+        self._ledger = ledger
 
     def record(self, result: str) -> StepRecord:
         """What is kept of it once it is done."""

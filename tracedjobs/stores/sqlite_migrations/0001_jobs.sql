@@ -16,6 +16,7 @@ CREATE TABLE jobs (
     owner TEXT,
     lease_until REAL NOT NULL,
     lease_boot TEXT,
+    rewinds INTEGER NOT NULL,
     wish TEXT,
     resumptions INTEGER NOT NULL,
     reason TEXT,

@@ -1,0 +1,132 @@
+"""How a benchmark is measured: interleaved rounds, medians, no garbage collection in between.
+
+It knows nothing of jobs; each file beside it measures one row, or a group of rows, of the table.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+__all__ = ["Figure", "Plan", "cpu", "interleaved", "ratios", "scratch", "wall"]
+
+cpu: Final = time.process_time
+"""Of all threads of this process, the saver's too; what others do on the machine matters less."""
+wall: Final = time.perf_counter
+"""Where waiting for the disk or for another thread is the point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured: `rounds` of each contestant; `tiny` only shows that it works."""
+
+    rounds: int | None = None
+    tiny: bool = False
+
+    def rounds_or(self, default: int) -> int:
+        """The rounds asked for, or `default`."""
+        return self.rounds or (2 if self.tiny else default)
+
+    def size(self, full: int, tiny: int) -> int:
+        """How many items."""
+        return tiny if self.tiny else full
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table: the median over the rounds, which should be at most `goal`."""
+
+    what: str
+    goal: float
+    rounds: Sequence[float]
+    unit: str = ""
+    measured: Mapping[str, str] = field(default_factory=dict)
+    """What the figure was made of, peers included, each with its unit."""
+
+    @property
+    def figure(self) -> float:
+        """The median of the rounds."""
+        return median(self.rounds)
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met."""
+        return self.figure <= self.goal
+
+
+Measure = dict[str, list[float]]
+
+
+def interleaved(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Measure:
+    """What each contestant returned in each round: A B C, C B A, A B C …
+
+    So that a machine that gets slower for a while slows all of them, and none is always first.
+    """
+    found: Measure = {name: [] for name in contestants}
+    order = list(contestants.items())
+    for _ in range(rounds):
+        for name, contestant in order:
+            with _no_collections():
+                found[name].append(contestant())
+        order.reverse()
+    return found
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """One ratio a round, so that what slowed a whole round cancels out."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def overhead(of: Sequence[float], bare: Sequence[float]) -> list[float]:
+    """What `of` took above `bare`, one difference a round; above zero, so that it can divide."""
+    return [max(a - b, 1e-9) for a, b in zip(of, bare, strict=True)]
+
+
+def shown(seconds: float) -> str:
+    """Seconds for people: 21 ns, 133 µs, 5.6 ms."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if abs(seconds) >= scale:
+            value = seconds / scale
+            return f"{value:.{0 if value >= 100 else 1}f} {unit}"
+    return f"{seconds * 1e9:.{0 if abs(seconds) >= 1e-8 else 1}f} ns"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for the stores, on the disk of `TMPDIR`: the cost of a commit is that disk's."""
+    with tempfile.TemporaryDirectory(prefix="tracedjobs-bench-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def run_directory(folder: Path) -> Generator[None]:
+    """Take lock files there, and not where the user's jobs have theirs."""
+    before = os.environ.get("TRACEDJOBS_RUN_DIR")
+    os.environ["TRACEDJOBS_RUN_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TRACEDJOBS_RUN_DIR"]
+        else:
+            os.environ["TRACEDJOBS_RUN_DIR"] = before
+
+
+@contextmanager
+def _no_collections() -> Generator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

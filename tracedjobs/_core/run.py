@@ -288,7 +288,14 @@ class Run:
         seq = next(self.seq)
 
         def work() -> bool:
-            return self.store.complete_step(self.record.id, self.token, step, seq=seq, state=state)
+            return self.store.complete_step(
+                self.record.id,
+                self.token,
+                step,
+                position=len(self.progress.order),
+                seq=seq,
+                state=state,
+            )
 
         if not (yield from self.persist(work)):
             self.lose("another run has taken it over")

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
@@ -338,7 +339,8 @@ class Runtime:
         return [*found[:limit]]
 
 
-_default: Runtime | None = None
+_configured: Runtime | None = None
+_implicit: tuple[tuple[str | None, str], Runtime] | None = None
 
 
 def configure(
@@ -351,8 +353,8 @@ def configure(
     worker: str | None = None,
 ) -> Runtime:
     """Make the process's default runtime; takes what `Runtime` takes, and returns it."""
-    global _default  # noqa: PLW0603 - the one default
-    _default = Runtime(
+    global _configured  # noqa: PLW0603 - the one default
+    _configured = Runtime(
         store,
         lease_ttl=lease_ttl,
         stopping=stopping,
@@ -360,12 +362,22 @@ def configure(
         handle_signals=handle_signals,
         worker=worker,
     )
-    return _default
+    return _configured
 
 
 def default_runtime() -> Runtime:
-    """The process's default runtime: the configured one, or one on `TRACEDJOBS_STORE`."""
-    return configure() if _default is None else _default
+    """The process's default runtime: the configured one.
+
+    Without one, a runtime on `TRACEDJOBS_STORE`, else on `tracedjobs.db` in the working directory;
+    the same one for as long as these two stay as they are.
+    """
+    global _implicit  # noqa: PLW0603 - made when it is first asked for
+    if _configured is not None:
+        return _configured
+    key = (os.environ.get("TRACEDJOBS_STORE"), str(Path.cwd()))
+    if _implicit is None or _implicit[0] != key:
+        _implicit = (key, Runtime())
+    return _implicit[1]
 
 
 def _named_arguments(

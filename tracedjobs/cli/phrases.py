@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tracedjobs._core.snapshot import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tracedjobs._core.snapshot import JobSnapshot, RunSnapshot
+    from tracedjobs._core.snapshot import JobSnapshot
 
 __all__ = [
+    "Span",
+    "age",
     "ago",
     "count",
     "duration",
     "moment",
     "plural",
+    "rate",
     "safe",
     "shortened",
     "size",
+    "spans",
     "status_word",
     "value_text",
     "worked",
 ]
+
+Span: TypeAlias = tuple[datetime, datetime]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -131,13 +137,18 @@ def status_word(job: JobSnapshot) -> str:
     return str(job.status)
 
 
-def worked(began: datetime, ended: datetime | None, runs: Iterable[RunSnapshot]) -> float:
-    """Seconds of that span in which a run was going on: idle nights between runs do not count."""
+def spans(job: JobSnapshot) -> list[Span]:
+    """From when to when its runs went on; a lost one for as long as it was seen to."""
     now = datetime.now(UTC)
-    end = ended or now
-    total = 0.0
-    for run in runs:
-        total += max(
-            (min(run.ended_at or now, end) - max(run.started_at, began)).total_seconds(), 0
-        )
-    return total
+    found: list[Span] = []
+    for run in job.runs:
+        end = run.ended_at or (job.progressed_at or run.started_at if job.lost else now)
+        found.append((run.started_at, end))
+    return found
+
+
+def worked(began: datetime, ended: datetime, spans: Iterable[Span]) -> float:
+    """Seconds of that time in which a run went on: idle nights between runs do not count."""
+    return sum(
+        max((min(end, ended) - max(start, began)).total_seconds(), 0.0) for start, end in spans
+    )

@@ -74,6 +74,4 @@ def marks(screen: Console) -> Marks:
 def bar(fraction: float, width: int, shapes: Marks, style: str = "green") -> Text:
     """How much is done, `width` characters wide."""
     done = int(min(max(fraction, 0.0), 1.0) * width)
-    text = Text(shapes.full * done, style)
-    text.append(shapes.rest * (width - done), "dim")
-    return text
+    return Text.assemble((shapes.full * done, style), (shapes.rest * (width - done), "dim"))

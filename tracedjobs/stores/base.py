@@ -66,9 +66,20 @@ class Store(Protocol):
         ...
 
     def complete_step(
-        self, job_id: str, token: str, step: StepRecord, *, seq: int, state: str | None
+        self,
+        job_id: str,
+        token: str,
+        step: StepRecord,
+        *,
+        position: int,
+        seq: int,
+        state: str | None,
     ) -> bool:
-        """Record that a step is done, with the state after it; `False` when fenced off."""
+        """Record that a step is done, with the state after it; `False` when fenced off.
+
+        `position` is its place among the job's completed steps, from 0: so the same call may be
+        made again when its answer did not arrive.
+        """
         ...
 
     def lease_alive(self, job: JobRecord) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -54,8 +55,8 @@ _INSERT_JOB: Final = (
 )
 _COMPLETE_STEP: Final = (
     f"INSERT INTO steps (job, position, {_list(STEP_COLUMNS)}) "  # noqa: S608
-    "SELECT seq, (SELECT coalesce(max(position), 0) + 1 FROM steps WHERE job = jobs.seq), "
-    f"{', '.join('?' * len(STEP_COLUMNS))} FROM jobs WHERE id = ? AND token = ?"
+    f"SELECT seq, ?, {', '.join('?' * len(STEP_COLUMNS))} FROM jobs WHERE id = ? AND token = ? "
+    "ON CONFLICT (job, position) DO UPDATE SET ended_at = excluded.ended_at"
 )
 _SAVED: Final = (
     # the columns of one save, in the order of `_saved_values`
@@ -115,6 +116,8 @@ class SQLiteStore:
     ) -> None:
         """Remember the file; it is opened at the first use."""
         self.url = f"sqlite:///{path}"
+        if path != ":memory:":
+            path = str(Path(path).absolute())  # it may be opened after a change of directory
         self._db = Connection(path, synchronous=synchronous, timeout=timeout, migrations=migrations)
 
     @classmethod
@@ -231,10 +234,17 @@ class SQLiteStore:
         return self._db.run(lambda raw: raw.execute(_SAVE_ONE, values).rowcount) == 1
 
     def complete_step(
-        self, job_id: str, token: str, step: StepRecord, *, seq: int, state: str | None
+        self,
+        job_id: str,
+        token: str,
+        step: StepRecord,
+        *,
+        position: int,
+        seq: int,
+        state: str | None,
     ) -> bool:
         """See `Store.complete_step`: one statement, unless state goes with it."""
-        values = (*astuple(step), job_id, token)
+        values = (position, *astuple(step), job_id, token)
         if state is None:
             return self._db.run(lambda raw: raw.execute(_COMPLETE_STEP, values).rowcount) == 1
 

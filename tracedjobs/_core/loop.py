@@ -264,6 +264,8 @@ class Loop(Step, Generic[T]):
 
     def _complete(self) -> Flow[None]:
         run = self._run
+        if run.attention and self._at != self._attended:
+            run.note_stop()
         yield from run.complete_step(self.record("null"))
         self._done = True
         run.step_event("job_step_completed", self)

@@ -30,6 +30,8 @@ __all__ = ["LeaseLost", "Run", "Stopping"]
 Stopping = Callable[..., bool | str | None]
 """Called with the running `ctx`: `True` or a reason interrupts."""
 
+WITHDRAWABLE: Final = frozenset({"paused", "store_unavailable"})
+"""Reasons to stop that may pass before the job has seen them."""
 CHEAP_STATE: Final = 50e-6
 """Seconds: a state that is stored faster than this is taken after every item."""
 STATE_SHARE: Final = 20
@@ -130,15 +132,21 @@ class Run:
     def request_stop(self, reason: str) -> None:
         """Ask for an interruption at the next checkpoint. Takes no lock: signals call it.
 
-        The first reason holds, but a cancellation is above all others.
+        The first reason holds, but a cancellation is above all others, and a reason that may be
+        withdrawn again is below all others: a SIGTERM must not go with it.
         """
-        if self.stop_reason is None or reason == "cancelled":
+        held = self.stop_reason
+        if (
+            held is None
+            or reason == "cancelled"
+            or (held in WITHDRAWABLE and reason not in WITHDRAWABLE)
+        ):
             self.stop_reason = reason
         self.attention = True
 
-    def withdraw_stop(self, *reasons: str) -> None:
-        """Take back a request for one of `reasons` that the job has not seen yet."""
-        if self.stop_reason in reasons:
+    def withdraw_stop(self) -> None:
+        """Take back a request that the job has not seen yet, if it is one of `WITHDRAWABLE`."""
+        if self.stop_reason in WITHDRAWABLE:
             self.stop_reason = None
 
     def lose(self, why: str) -> None:
@@ -215,8 +223,9 @@ class Run:
     ) -> Flow[None]:
         """Do what `attention` was set for, in the job's own thread, at a checkpoint.
 
-        `attention` is dropped first and set again if there is still a reason. So a request that
-        comes in between is not lost: its setter writes the reason first and the flag last.
+        `attention` is dropped first and set again if there is still a reason, and nothing is
+        written to it when there is none. So a request that comes in between is not lost: its
+        setter writes the reason first and the flag last.
         """
         self.check()
         if self.in_doubt:
@@ -226,7 +235,8 @@ class Run:
         if advanced and self.options.checkpoint_every == 0:
             yield from self.save_now()
         self.attention = False
-        self.attention = self._wants_attention()
+        if self._wants_attention():
+            self.attention = True
         reason = self.stop_reason
         if reason == "max_runtime" and not consult:
             reason = None
@@ -236,6 +246,13 @@ class Run:
             if self.state_touched and between_items:
                 self._take_pair(due=False)
             self.interrupt(reason)
+
+    def note_stop(self) -> None:
+        """Ask whether to stop after the last item: the next checkpoint, if there is one, does."""
+        if self.stop_reason is None:
+            reason = self._asked_to_stop()
+            if reason is not None:
+                self.request_stop(reason)
 
     def interrupt(self, reason: str) -> NoReturn:
         """Raise the interruption, with where the job stands."""

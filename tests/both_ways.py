@@ -43,10 +43,14 @@ class Lab:
         return self.runtime.submit(self.job(body, **options), *args)
 
     def perform(self, job_id: str, *, stopping: Callable[..., Any] | None = None) -> Outcome:
-        """One run of the job."""
+        """One run of the job; an assertion that fails in it fails the test."""
         if self.is_async:
-            return asyncio.run(self.runtime.perform_async(job_id, stopping=stopping))
-        return self.runtime.perform(job_id, stopping=stopping)
+            outcome = asyncio.run(self.runtime.perform_async(job_id, stopping=stopping))
+        else:
+            outcome = self.runtime.perform(job_id, stopping=stopping)
+        if isinstance(outcome.error, AssertionError):
+            raise outcome.error
+        return outcome
 
     def run(self, body: Body, *args: object, **options: Any) -> Outcome:
         """The first run of a new job of `body`."""

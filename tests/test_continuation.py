@@ -6,8 +6,8 @@ https://github.com/rails/rails/blob/main/activejob/test/cases/continuation_test.
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, timezone
-from typing import TYPE_CHECKING
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -121,7 +121,7 @@ def test_an_interrupted_step_goes_on_from_its_cursor(lab: Lab) -> None:
 def test_nested_cursors_are_tuples_set_by_hand(lab: Lab) -> None:
     async def update(ctx: AsyncContext, sizes: list[int]) -> None:
         async def sub_items(step: Step) -> None:
-            outer, inner = step.cursor  # type: ignore[misc]  # a pair, as started
+            outer, inner = cast("tuple[int, int]", step.cursor)
             for row in range(outer, len(sizes)):
                 for column in range(inner, sizes[row]):
                     done.append((row, column))
@@ -213,7 +213,7 @@ def test_ints_and_dates_advance_to_their_successor(
         (True, None, "True of type 'bool'"),
         (1, False, "False of type 'bool'"),
         ("a", None, "'a' of type 'str'"),
-        (datetime(2026, 7, 6, tzinfo=timezone.utc), None, "of type 'datetime'"),
+        (datetime(2026, 7, 6, tzinfo=UTC), None, "of type 'datetime'"),
         ((1, 2), None, "(1, 2) of type 'tuple'"),
     ],
 )
@@ -530,8 +530,11 @@ def test_an_isolated_loop_has_a_run_of_its_own(lab: Lab) -> None:
     async def mixed(ctx: AsyncContext) -> None:
         await ctx.step("before", items.append, "before")
         async for number in ctx.each("alone", range(2), isolated=True):
-            items.append(str(number))
+            await append(str(number))
         await ctx.step("after", items.append, "after")
+
+    async def append(item: str) -> None:
+        items.append(item)
 
     items: list[str] = []
     assert runs_of(lab, items, lab.submit(mixed)) == [["before"], ["0", "1"], ["after"]]

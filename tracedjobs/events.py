@@ -44,7 +44,7 @@ def subscribe(subscriber: Subscriber, filter: Filter | None = None) -> None:  # 
 def unsubscribe(subscriber: Subscriber) -> None:
     """Call `subscriber` no more; nothing happens when it was not subscribed."""
     global _subscribers  # noqa: PLW0603 - as above
-    _subscribers = tuple(each for each in _subscribers if each[0] is not subscriber)
+    _subscribers = tuple(each for each in _subscribers if each[0] != subscriber)
 
 
 def notify(name: str, /, **payload: object) -> None:

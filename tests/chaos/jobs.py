@@ -92,8 +92,8 @@ class Work:
         return pairs
 
 
-def do_plan(ctx: Context, seed: int, path: str) -> str:
-    plan, log = make_plan(seed), Journal(path, ctx.run)
+def do_plan(ctx: Context, seed: int, path: str, stretch: float = 1.0) -> str:
+    plan, log = make_plan(seed, stretch), Journal(path, ctx.run)
     log.write("begin", value=",".join(ctx.completed) or "-")
     results = []
     for part in plan.parts:
@@ -114,8 +114,8 @@ def do_plan(ctx: Context, seed: int, path: str) -> str:
     return ",".join(results)
 
 
-async def do_plan_async(ctx: AsyncContext, seed: int, path: str) -> str:
-    plan, log = make_plan(seed), Journal(path, ctx.run)
+async def do_plan_async(ctx: AsyncContext, seed: int, path: str, stretch: float = 1.0) -> str:
+    plan, log = make_plan(seed, stretch), Journal(path, ctx.run)
     log.write("begin", value=",".join(ctx.completed) or "-")
     results = []
     for part in plan.parts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast, overload
 
 from tracedjobs import events
 from tracedjobs._core import values
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncContext", "BaseContext", "Context"]
 
 T = TypeVar("T")
+_BY_KEYWORD: Final = sys.maxsize
 
 
 class BaseContext:
@@ -107,6 +110,7 @@ class BaseContext:
     def notify(self, event: str, /, **payload: object) -> None:
         """Tell the reporter of an event of your own, with the job, run, step and cursor."""
         run = self._run
+        run.check()
         position = run.live_position()
         where = {"step": position.step, "cursor": position.cursor} if position else {}
         common = {"job": self.name, "job_id": self.id, "run": self.run, **where}
@@ -205,8 +209,8 @@ class Context(BaseContext):
     ) -> Any:
         """Call `fn(*args)`, unless the step is done already; what it returned, stored or new.
 
-        A `fn` with a parameter named `step` is given the `Step`. Without `fn` this is a decorator
-        that runs its function at once.
+        A `fn` with a parameter named `step`, wherever it stands, is given the `Step`. Without `fn`
+        this is a decorator that runs its function at once.
 
         `start` is the cursor to begin with, `total` how many items there are. `isolated`: the step
         runs in a run of its own. `stall_after`: seconds, instead of the job's, after which the
@@ -309,8 +313,8 @@ def _step_flow(
     stall_after: float | None,
     transaction: object,
 ) -> Flow[object]:
-    _check_left(run, name)
     run.check()
+    _check_left(run, name)
     if run.progress.advanced and run.progress.running is None:
         yield from run.attend(advanced=False)
     name = check_step(run.progress, name)
@@ -358,9 +362,9 @@ def _step_flow(
 def _call_fn(
     run: Run, step: Step, fn: Callable[..., object], args: tuple[object, ...]
 ) -> Flow[object]:
-    keywords = {"step": step} if _wants_step(fn) else {}
+    given, keywords = _with_step(fn, args, step)
     yield from step.begin_transaction()
-    value = yield Call(lambda: fn(*args, **keywords))
+    value = yield Call(lambda: fn(*given, **keywords))
     _refuse_awaitable(run, step.name, value)
     run.check()
     return value
@@ -375,8 +379,8 @@ def _refuse_awaitable(run: Run, name: str, value: object) -> None:
 
 
 def _before_loop(run: Run, name: str) -> None:
-    _check_left(run, name)
     run.check()
+    _check_left(run, name)
     if (
         run.progress.advanced
         and run.progress.running is None
@@ -389,17 +393,25 @@ def _before_loop(run: Run, name: str) -> None:
 
 def _check_left(run: Run, name: str) -> None:
     current = run.current
-    if isinstance(current, Loop) and (run.is_async or current.left):
-        msg = left_message(current, f"Step '{name}' found")
-        raise InvalidStepError(msg)
+    if not isinstance(current, Loop) or current.left is False:
+        return
+    found = f"Step '{name}' found"
+    if current.left is None:
+        found = f"Step '{name}' is nested inside step '{current.name}', or it was found after it"
+    raise InvalidStepError(left_message(current, found))
 
 
 def left_message(loop: Loop[Any], what: str) -> str:
     """The sentence for a loop that was left while items may be left."""
+    if not loop.begun:
+        return (
+            f"{what}, but the loop of step '{loop.name}' was never run. Iterate over what ctx.each "
+            f"returned before anything else, or call finish() on it."
+        )
     return (
         f"{what}, but the loop of step '{loop.name}' was left at cursor {loop.cursor!r} before its "
         f"source ended. Call finish() on the loop object before leaving it early, to complete the "
-        f"step there; a step inside the loop's body is not possible."
+        f"step there."
     )
 
 
@@ -431,17 +443,39 @@ def _open(run: Run, step: Step) -> None:
     run.step_event("job_step_started", step, resumed=step.resumed)
 
 
-def _wants_step(fn: Callable[..., object]) -> bool:
+def _with_step(
+    fn: Callable[..., object], args: tuple[object, ...], step: Step
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """What to call `fn` with: the step where it declares it, the arguments around it."""
+    place = _place_of_step(fn)
+    if place is None:
+        return args, {}
+    if place <= len(args):
+        return (*args[:place], step, *args[place:]), {}
+    return args, {"step": step}
+
+
+def _place_of_step(fn: Callable[..., object]) -> int | None:
+    """Where among its positional parameters `fn` declares `step`, or `None` where it does not."""
     code = getattr(fn, "__code__", None)
     if code is not None and not hasattr(fn, "__wrapped__"):
-        named = code.co_argcount + code.co_kwonlyargcount
-        return "step" in code.co_varnames[code.co_posonlyargcount : named]
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if "step" not in names:
+            return None
+        place = names.index("step")
+        return _BY_KEYWORD if place >= code.co_argcount else place - isinstance(fn, MethodType)
     import inspect  # noqa: PLC0415 - for what is no plain function
 
     try:
-        return "step" in inspect.signature(fn).parameters
+        parameters = inspect.signature(fn).parameters
     except (TypeError, ValueError):
-        return False  # a builtin that does not say
+        return None  # a builtin that does not say
+    if "step" not in parameters:
+        return None
+    kind = parameters["step"].kind
+    if kind in {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}:
+        return list(parameters).index("step")
+    return _BY_KEYWORD if kind is inspect.Parameter.KEYWORD_ONLY else None
 
 
 def typed_context(run: Run) -> BaseContext:

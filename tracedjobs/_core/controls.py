@@ -59,10 +59,12 @@ def pause(store: Store, job_id: str, by: str | None) -> None:
 
     def rule(seen: _Seen) -> Columns | None:
         head = seen.stored.job
-        if head.status is Status.PAUSED or head.wish == "pause":
-            return None
+        if head.wish == "cancel":
+            _refuse(head, "is being cancelled")
         if head.status is Status.RUNNING and not seen.lost:
-            return _wish(head, "pause")
+            return None if head.wish == "pause" else {"wish": "pause"}
+        if head.status is Status.PAUSED:
+            return None
         _refuse_finished(head, "paused")
         return {
             "status": Status.PAUSED,
@@ -71,8 +73,8 @@ def pause(store: Store, job_id: str, by: str | None) -> None:
             **_freed(lost=seen.lost),
         }
 
-    if _apply(store, job_id, "pause", by, rule):
-        _tell(store, job_id, "job_paused")
+    if "status" in _apply(store, job_id, "pause", by, rule):
+        _tell(store, job_id, "job_paused")  # a running one tells so when it is
 
 
 def resume(store: Store, job_id: str, by: str | None) -> None:
@@ -80,6 +82,8 @@ def resume(store: Store, job_id: str, by: str | None) -> None:
 
     def rule(seen: _Seen) -> Columns | None:
         head = seen.stored.job
+        if head.wish == "cancel":
+            _refuse(head, "is being cancelled")
         if head.status is Status.RUNNING:
             return {"wish": None} if head.wish == "pause" else None
         if head.status is Status.PAUSED:
@@ -97,10 +101,10 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
 
     def rule(seen: _Seen) -> Columns | None:
         head = seen.stored.job
-        if head.status is Status.CANCELLED or head.wish == "cancel":
+        if head.status is Status.CANCELLED:
             return None
         if head.status is Status.RUNNING and not seen.lost:
-            return _wish(head, "cancel")
+            return None if head.wish == "cancel" else {"wish": "cancel"}
         _refuse_finished(head, "cancelled")
         now = wall_time()
         return {
@@ -112,8 +116,8 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
             **_freed(lost=seen.lost),
         }
 
-    if _apply(store, job_id, "cancel", by, rule):
-        _tell(store, job_id, "job_cancelled")
+    if "status" in _apply(store, job_id, "cancel", by, rule):
+        _tell(store, job_id, "job_cancelled")  # a running one tells so when it is
 
 
 def retry(store: Store, job_id: str, by: str | None) -> None:
@@ -146,12 +150,14 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
             _refuse(head, "cannot be rewound while it runs; `pause` it first")
         if head.status is Status.CANCELLED:
             _refuse(head, "cannot be rewound; submit a new one")
+        if head.wish == "cancel":
+            _refuse(head, "is being cancelled")
         position, dropped = _rewound(seen.stored, step, text)
         columns: Columns = {**position_columns(position), **_freed(lost=seen.lost)}
         columns |= {"saved_seq": 0, "rewinds": head.rewinds + 1}
         if head.status not in {Status.PAUSED, Status.PENDING}:
             columns |= {
-                "status": Status.INTERRUPTED,
+                "status": Status.PAUSED if head.wish == "pause" else Status.INTERRUPTED,
                 "reason": "rewound",
                 "resume_at": wall_time(),
                 "ended_at": None,
@@ -196,8 +202,11 @@ def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
             **_freed(lost=True),
         }
 
-    if not _apply(store, head.id, "recover", by, rule):
-        return False
+    try:
+        if not _apply(store, head.id, "recover", by, rule):
+            return False
+    except JobNotFoundError:
+        return False  # it ended, and its retention was short
     events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
     return True
 
@@ -214,7 +223,8 @@ def _apply(
     *,
     detail: str | None = None,
     drop: Callable[[], tuple[str, ...]] = tuple,
-) -> bool:
+) -> Columns:
+    """What was changed: nothing when the rule wants nothing."""
     while True:
         stored = store.load(job_id)
         if stored is None:
@@ -224,7 +234,7 @@ def _apply(
         lost = is_lost(store, head)
         columns = rule(_Seen(stored, lost))
         if columns is None:
-            return False
+            return {}
         now = wall_time()
         ends_run = lost and "status" in columns
         change = Change(
@@ -237,13 +247,7 @@ def _apply(
             control=ControlRecord(now, action, by or _somebody(), detail),
         )
         if store.change(change):
-            return True
-
-
-def _wish(head: JobRecord, wish: str) -> Columns:
-    if head.wish == "cancel":
-        _refuse(head, "is being cancelled")
-    return {"wish": wish}
+            return columns
 
 
 def _freed(*, lost: bool) -> Columns:

@@ -17,8 +17,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from types import GeneratorType
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, Protocol, TypeVar, cast
+from weakref import ref
 
 from tracedjobs._core import values
 from tracedjobs._core.options import checked_total
@@ -27,6 +27,8 @@ from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
 if TYPE_CHECKING:
+    from types import GeneratorType
+
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
     from tracedjobs._core.transaction import Ledger
@@ -57,7 +59,7 @@ class Loop(Step, Generic[T]):
     Leave it early only after `finish()`.
     """
 
-    __slots__ = ("_attended", "_begun", "_done", "_in_hand", "_iterator")
+    __slots__ = ("_attended", "_begun", "_done", "_in_hand", "_items", "_iterator")
 
     def __init__(
         self,
@@ -77,6 +79,8 @@ class Loop(Step, Generic[T]):
         self._done = False
         self._in_hand: object = None
         self._begun = False
+        # What a `for` runs is held by the `for` alone, so that it is closed when that is left.
+        self._items: ref[GeneratorType[T, None, None]] | None = None
         self._iterator: Generator[T] | Iterator[object] | AsyncIterator[object] | None = None
 
     def set(self, cursor: object) -> NoReturn:
@@ -104,17 +108,34 @@ class Loop(Step, Generic[T]):
         self._run.check()
         if self._done:
             return DONE
-        if isinstance(self._iterator, GeneratorType) and self._iterator.gi_frame is not None:
+        items = None if self._items is None else self._items()
+        if items is not None and items.gi_frame is not None:
             with suppress(StopIteration, _Finish):
-                self._iterator.throw(_Finish)
+                items.throw(_Finish)
             if self._done:
                 return DONE
+        elif self._ledger is not None and self._items is not None:
+            msg = (
+                f"finish() of the loop of step '{self.name}' came after it was left, when its item "
+                f"at cursor {self.cursor!r} was rolled back already. Call it before the break."
+            )
+            raise InvalidStepError(msg)
         return self._run.wait(self._finish())
 
     @property
-    def left(self) -> bool:
-        """Whether its `for` was left, so that its body cannot be what runs now."""
-        return isinstance(self._iterator, GeneratorType) and self._iterator.gi_frame is None
+    def begun(self) -> bool:
+        """Whether a `for` or `async for` has begun to run it."""
+        return self._begun
+
+    @property
+    def left(self) -> bool | None:
+        """Whether its body cannot be what runs now; `None` when nobody can tell."""
+        if not self._begun:
+            return True
+        if self._items is None:
+            return None  # an `async for` leaves no trace when it is left
+        items = self._items()
+        return bool(items is None or items.gi_frame is None)
 
     def __iter__(self) -> Iterator[T]:
         """The items that are not done yet."""
@@ -122,7 +143,7 @@ class Loop(Step, Generic[T]):
         if self._done:
             return iter(())
         items = self._iterate() if self._ledger is None else self._iterate_in_transactions()
-        self._iterator = items
+        self._items = ref(cast("GeneratorType[T, None, None]", items))
         return items
 
     def __aiter__(self) -> Loop[T]:
@@ -144,6 +165,8 @@ class Loop(Step, Generic[T]):
         iterator = self._iterator
         if iterator is None:
             iterator = await self._open_async()
+            if self._done:
+                raise StopAsyncIteration
         if isinstance(iterator, Iterator):
             found = next(iterator, _END)
         else:
@@ -161,7 +184,8 @@ class Loop(Step, Generic[T]):
 
     def abandon(self) -> Flow[None]:
         """Take back the transaction of the item in hand, which the run's end left open."""
-        if self._ledger is not None and self._in_hand is not None:
+        if self._ledger is not None:
+            self._in_hand = None
             yield from self._ledger.rollback()
 
     # -- what a kind of loop knows ---
@@ -186,6 +210,8 @@ class Loop(Step, Generic[T]):
         run = self._run
         ledger = cast("Ledger", self._ledger)
         drive(self._open_ledger(ledger))
+        if self._done:
+            return
         try:
             for found in cast("Iterable[object]", self._open()):
                 if run.attention:
@@ -196,7 +222,7 @@ class Loop(Step, Generic[T]):
                 yield item
                 drive(self._move_on())
         except _Finish:
-            drive(self._move_on())
+            drive(self._move_on(result="null"))
         except GeneratorExit:
             drive(self.abandon())
             raise
@@ -205,6 +231,8 @@ class Loop(Step, Generic[T]):
     async def _open_async(self) -> Iterator[object] | AsyncIterator[object]:
         if self._ledger is not None:
             await drive_async(self._open_ledger(self._ledger))
+            if self._done:
+                return iter(())
         opened = self._open()
         iterator = aiter(opened) if isinstance(opened, AsyncIterable) else iter(opened)
         self._iterator = iterator
@@ -212,24 +240,26 @@ class Loop(Step, Generic[T]):
 
     def _open_ledger(self, ledger: Ledger) -> Flow[None]:
         cursor, _ = self._mark()
-        found, _ = yield from ledger.open(self.position() if self.resumed else None, cursor)
+        found, result = yield from ledger.open(self.position() if self.resumed else None, cursor)
         if found is not None:
             self.resumed = True
             self._stand(found.cursor, found.items)
-            self._attended = self._first = self._at
+            self._attended, self._first = self._at, self._mark()[0]
+        if result is not None:  # `finish` was called, and the run ended before the store knew
+            yield from self._complete()
 
-    def _move_on(self) -> Flow[None]:
-        """Count the item in hand as done."""
+    def _move_on(self, *, result: str | None = None) -> Flow[None]:
+        """Count the item in hand as done; with a result the ledger holds the step as done too."""
         if self._in_hand is not None:
             if self._ledger is not None:
                 in_hand, self._in_hand = self._in_hand, None
-                yield from self._ledger.write(*self._saved(in_hand))
+                yield from self._ledger.write(*self._saved(in_hand), result)
                 self._at = in_hand
             else:
                 self._at, self._in_hand = self._in_hand, None
 
     def _finish(self) -> Flow[None]:
-        yield from self._move_on()
+        yield from self._move_on(result="null")
         yield from self._complete()
 
     def _mark(self) -> tuple[str, int]:
@@ -294,7 +324,7 @@ class SequenceLoop(Loop[T]):
             name,
             start=offset,
             position=position,
-            total=len(sequence) if total is None else total,
+            total=total,
             stall_after=stall_after,
         )
         self._sequence = sequence
@@ -302,7 +332,9 @@ class SequenceLoop(Loop[T]):
             self._behind = self._at = offset
         else:
             self._stand(position.cursor, position.items)
-        self._first = self._attended = self._at
+        self._attended = self._at
+        if total is None:
+            self._total = max(len(sequence) - self._behind, 0)
 
     def _stand(self, cursor: str, items: int) -> None:
         at = _checked_offset(values.decode(cursor), self.name, "the saved cursor")
@@ -339,6 +371,9 @@ class SequenceLoop(Loop[T]):
                 self._at = at
         except _Finish:
             self._at = at + 1
+        except GeneratorExit:
+            self._in_hand = at + 1  # for a `finish` after the `break`
+            raise
         drive(self._complete())
 
     def _open(self) -> Iterable[T]:
@@ -417,6 +452,9 @@ class PairsLoop(Loop[T]):
                 self._at = (after, items)
         except _Finish:
             self._at = (after, items + 1)
+        except GeneratorExit:
+            self._in_hand = (after, items + 1)  # for a `finish` after the `break`
+            raise
         finally:
             close = getattr(pairs, "close", None)
             if close is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Duration", "JobOptions", "checked_total", "seconds"]
 
 Duration = float | timedelta
+LARGEST_TOTAL: Final = 2**63 - 1
 
 
 def seconds(value: Duration, option: str, *, zero: bool = False) -> float:
@@ -40,6 +41,9 @@ def checked_total(value: object, step: str) -> int | None:
         raise TypeError(msg)
     if value < 0:
         msg = f"total={value!r} of step '{step}' must not be negative."
+        raise ValueError(msg)
+    if value > LARGEST_TOTAL:
+        msg = f"total of step '{step}' is more than 2**63 - 1, which no store takes."
         raise ValueError(msg)
     return value
 

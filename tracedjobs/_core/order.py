@@ -41,6 +41,8 @@ def step_is_named(name: object) -> str:
         refuse(f"Step {name!r} must be named by a str, found '{type(name).__name__}'")
     if not name.strip():
         refuse(f"Step {name!r} must have a name that is not empty")
+    if not _is_unicode(name):
+        refuse(f"Step {name!r} must have a name without lone surrogates, which no store takes")
     return name
 
 
@@ -68,6 +70,14 @@ def step_expected_order(progress: Progress, name: str) -> None:
     met = len(progress.encountered)
     if len(progress.order) > met and progress.order[met] != name:
         refuse(f"Step '{name}' found, expected to see '{progress.order[met]}'")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def refuse(message: str) -> NoReturn:

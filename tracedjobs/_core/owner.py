@@ -25,7 +25,7 @@ __all__ = ["owner_is_dead", "owner_name", "run_directory"]
 STALE_AFTER: Final = 24 * 3600.0
 """Seconds after which a lock file nobody holds is removed: its leases ended long before."""
 
-_mutex = threading.Lock()
+_mutex = threading.RLock()  # a signal's handler may fork while it is held
 _held: tuple[str, int] | None = None
 _warned = False
 
@@ -135,11 +135,24 @@ def _after_fork_in_child() -> None:
     # The child shares the parent's lock through its copy of the handle; closing the copy leaves
     # the parent's lock, and lets it go when the parent dies. The child takes one of its own.
     global _held, _mutex  # noqa: PLW0603 - as above
-    _mutex = threading.Lock()
+    _mutex = threading.RLock()
     if _held is not None:
         with contextlib.suppress(OSError):
             os.close(_held[1])
         _held = None
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _before_fork() -> None:
+    # A lock that is just being taken would be in the child, and nobody there would know of it.
+    _mutex.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _mutex.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -79,9 +79,9 @@ def perform(
 ) -> Flow[Outcome]:
     """One run of the job, from its lease to its outcome."""
     stored = yield from _loaded(store, job_id)
-    if stored.job.status is Status.COMPLETED:
-        return _outcome_of_completed(stored)
     taken = yield from _take_lease(store, stored, job, worker, lease_ttl)
+    if isinstance(taken, Outcome):
+        return taken
     run = Run(
         store=store,
         stored=taken.stored,
@@ -111,10 +111,13 @@ def perform(
 
 def release(run: Run) -> None:
     """Record the run as interrupted, in this thread, while its own goes on or hangs."""
+    saver.remove(run)
     try:
         drive(finish(run, Ending(Status.INTERRUPTED, "exit")))
     except (TracedJobsError, LeaseLost):
         return  # the lease ends by itself, and the job is found lost
+    finally:
+        run.lose("its runtime was closed, or its process was about to end, while it ran")
 
 
 saver.release = release
@@ -147,9 +150,11 @@ def _loaded(store: Store, job_id: str) -> Flow[Stored]:
 
 def _take_lease(
     store: Store, stored: Stored, job: Job[..., Any], worker: str, lease_ttl: float
-) -> Flow[_Taken]:
+) -> Flow[_Taken | Outcome]:
     while True:
         head = stored.job
+        if head.status is Status.COMPLETED:
+            return _outcome_of_completed(stored)
         lost = yield Ask(lambda head=head: is_lost(store, head))  # type: ignore[misc]  # a default binds
         _check_may_start(head, lost=bool(lost))
         if lost and _over_limit(job, head):
@@ -319,9 +324,13 @@ def _judge_error(run: Run, job: Job[..., Any], error: BaseException) -> Ending:
     if isinstance(interrupt, LeaseLost) or run.lost is not None:
         return Ending(Status.INTERRUPTED, "lease_lost", raises=_lease_lost(run, error))
     if interrupt is not None:
-        # What else came out while it was on its way (a group, a driver's own error) is its doing.
-        other = error if error is not interrupt else None
-        return _interruption(run, job, interrupt.reason, error=other)
+        # What else came out while it was on its way (a group, a driver's own error) is its doing;
+        # but a Ctrl-C or a cancellation is meant for more than the job.
+        other = None if _is_interrupt(error) else error
+        ending = _interruption(run, job, interrupt.reason, error=other)
+        if isinstance(error, (Exception, Interrupt, BaseExceptionGroup)):
+            return ending
+        return replace(ending, raises=error)
     if not isinstance(error, Exception):
         return Ending(Status.INTERRUPTED, type(error).__name__, error=error, raises=error)
     resumable = not isinstance(error, TracedJobsError) or isinstance(error, StoreError)
@@ -330,13 +339,19 @@ def _judge_error(run: Run, job: Job[..., Any], error: BaseException) -> Ending:
     return Ending(Status.FAILED, error=error, raises=error)
 
 
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Interrupt)[1] is None
+    return isinstance(error, Interrupt)
+
+
 def _interruption(
     run: Run, job: Job[..., Any], reason: str, *, error: BaseException | None
 ) -> Ending:
-    if reason == "paused":
-        return Ending(Status.PAUSED, reason)
-    if reason == "cancelled":
-        return Ending(Status.CANCELLED, reason)
+    reason = storable(reason)
+    if reason in {"paused", "cancelled"}:
+        # By an operator's wish, which may have changed since: `finish` looks at it.
+        return Ending(Status.INTERRUPTED, reason)
     if _over_limit(job, run.record):
         limit = _limit_error(job)
         limit.__cause__ = error
@@ -366,9 +381,11 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
         run.emit("job_lease_lost")
         return Outcome(run.record.id, run.number, Status.INTERRUPTED, "lease_lost")
     head, late, pause = run.record, None, 0.02
+    tried: set[object] = set()
     while True:
         final = _with_wish(ending, head.wish)
         change = _end(run, head, final)
+        tried.add(change.columns["saved_seq"])
         try:
             if (yield Ask(lambda change=change: run.store.change(change))):  # type: ignore[misc]  # a default binds
                 break
@@ -380,7 +397,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             yield Ask(lambda delay=delay: time.sleep(delay))  # type: ignore[misc]  # a default binds
             pause = min(pause * 2, 1.0)
             continue
-        except StoreError:
+        except Exception:
             raise
         except BaseException as error:
             late = error
@@ -389,8 +406,9 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             return _unrecorded(run, ending)
         head = stored.job
         if head.token != run.token:
-            if late is not None and head.run == run.number and head.status is final.status:
-                break  # the write that was interrupted had got through
+            if head.run == run.number and head.saved_seq in tried:
+                final = replace(final, status=head.status, reason=head.reason)
+                break  # the write whose answer did not arrive had got through
             run.lose("another run has taken it over")
             raise _lease_lost(run, ending.error or LeaseLost("lease_lost"))
     _tell_end(run, final)

@@ -36,6 +36,11 @@ CHEAP_STATE: Final = 50e-6
 """Seconds: a state that is stored faster than this is taken after every item."""
 STATE_SHARE: Final = 20
 """A dearer state is taken only when the time since the last taking is this many times its cost."""
+STATE_AGE: Final = 1 / 8
+"""Of `checkpoint_every`: a state that is taken is never older, whatever it costs. With the saver's
+share, and the save itself, that stays below the whole."""
+SEQ_GAP: Final = 1_000_000
+"""More saves than can be begun while a step's completion is written."""
 
 
 class LeaseLost(Interrupt):
@@ -302,7 +307,9 @@ class Run:
         state = None
         if self.state_touched:
             state = values.encode(self.state, path="state")
-        seq = next(self.seq)
+        # Above that of every save which is begun before the new pair is there: such a save holds
+        # the state before the completion, and must not come after it.
+        seq = next(self.seq) + SEQ_GAP
 
         def work() -> bool:
             return self.store.complete_step(
@@ -320,7 +327,9 @@ class Run:
         self.progress.complete(step)
         self.current = None
         if state is not None:
+            # In this order: whoever takes a number of the new ones finds the new pair.
             self.pair = (None, state)
+            self.seq = itertools.count(seq + 1)
 
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
@@ -340,8 +349,11 @@ class Run:
         while True:
             try:
                 return (yield Ask(work))
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
                 if self.lost is not None:
+                    self.check()
+                if boot_time() >= self.lease_deadline:
+                    self.lose(f"its lease ended while the store was away ({error})")
                     self.check()
                 if boot_time() + pause >= self.lease_deadline - self.margin:
                     self.request_stop("store_unavailable")
@@ -352,8 +364,12 @@ class Run:
 
     @property
     def margin(self) -> float:
-        """Seconds before the end of the lease at which a run without its store gives up."""
-        return min(self.lease_ttl / 6, 2.0)
+        """Seconds before the end of the lease at which a run without its store gives up.
+
+        More than one call of the store may last, see `Runtime`: one that began just before is back
+        while the lease still holds.
+        """
+        return self.lease_ttl / 4
 
     def emit(self, event: str, **payload: object) -> None:
         """Tell the reporter, with what every payload has."""
@@ -416,30 +432,37 @@ class Run:
         return None
 
     def _ask_whether_still_ours(self) -> Flow[None]:
-        save = self.take_save()
+        # Dropped before it asks, so that a doubt that comes meanwhile stays.
+        self.in_doubt = False
         began = boot_time()
         try:
+            save = self.take_save()
             answer = yield Ask(lambda: self.store.save([save]))
         except StoreUnavailableError as error:
+            self.in_doubt = True
             if began < self.lease_deadline:
                 return
             self.lose(f"its lease ended while the store was away ({error})")
             self.check()
+        except BaseException:
+            self.in_doubt = True
+            raise
         token, _ = answer.get(self.record.id, (None, None))  # type: ignore[attr-defined]  # a mapping
         if token != self.token:
             self.lose("another run has taken it over")
             self.check()
         self.lease_deadline = began + self.lease_ttl
-        self.in_doubt = False
 
     def _take_pair(self, *, due: bool) -> None:
         # `due` asks for it only when it is cheap, or long enough ago: a state of some size taken
-        # after each item of a fast loop would make the loop slow.
+        # after each item of a fast loop would make the loop slow. With `checkpoint_every=0` it is
+        # due at every item.
         began = time.perf_counter()
         if (
             due
             and self._pair_cost > CHEAP_STATE
-            and began - self._pair_taken_at < self._pair_cost * STATE_SHARE
+            and began - self._pair_taken_at
+            < min(self._pair_cost * STATE_SHARE, self.options.checkpoint_every * STATE_AGE)
         ):
             return
         position = self.live_position()

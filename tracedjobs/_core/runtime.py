@@ -75,7 +75,7 @@ class Runtime:
             store = os.environ.get("TRACEDJOBS_STORE") or DEFAULT_STORE
         # No call may block for so long that the lease ends meanwhile.
         self.store = (
-            open_store(store, timeout=self.lease_ttl / 6) if isinstance(store, str) else store
+            open_store(store, timeout=self.lease_ttl / 8) if isinstance(store, str) else store
         )
         if stopping is not None and not callable(stopping):
             msg = f"stopping={stopping!r} must be a callable that is given ctx."

@@ -36,6 +36,8 @@ _WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
 class Saver:
     """Saves all runs of this process, those that are due, in one round trip a store."""
 
+    _log: Final = logging.getLogger("tracedjobs")
+
     def __init__(self) -> None:
         """Have no runs, and no thread yet."""
         self._changed = threading.Condition()
@@ -76,9 +78,9 @@ class Saver:
                 runs = list(self._due.items())
             try:
                 self._tick(runs)
-            except Exception:
+            except BaseException:
                 # A defect of ours, or a listener's: the leases of all runs hang on this thread.
-                logging.getLogger("tracedjobs").exception("The saver failed; it goes on.")
+                self._log.exception("The saver failed; it goes on.")
                 for run, _ in runs:
                     self._again(run, boot_time() + SHORTEST * 10)
 
@@ -89,7 +91,11 @@ class Saver:
         for run, _ in runs:
             if now >= run.lease_deadline:
                 run.doubt()
-        for store, group in _by_store(run for run, due in runs if due <= now):
+        # Those that are due soon come along, so that runs fall into step: one write for all.
+        for store, group in _by_store(
+            (run for run, due in runs if due <= now),
+            (run for run, due in runs if now < due <= now + _interval(run) / 2),
+        ):
             self._save(store, group)
             self._purge(store, now)
 
@@ -97,12 +103,16 @@ class Saver:
         began = boot_time()
         taken: list[tuple[Run, Save]] = []
         for run in runs:
+            if id(store) in self._failures and began >= run.lease_deadline - run.margin:
+                run.request_stop("store_unavailable")  # before the next try, which may take long
             _check_runtime(run, began)
-            taken.append((run, run.take_save()))
+            save = self._taken(run, began)
+            if save is not None:
+                taken.append((run, save))
         try:
             answer = store.save([save for _, save in taken])
         except StoreError:
-            self._back_off(store, runs)
+            self._back_off(store, [run for run, _ in taken])
             return
         self._failures.pop(id(store), None)
         for run, save in taken:
@@ -110,16 +120,26 @@ class Saver:
             _note_answer(run, save, token, wish, began)
             self._again(run, began + _interval(run))
 
+    def _taken(self, run: Run, now: float) -> Save | None:
+        try:
+            return run.take_save()
+        except Exception:
+            # One job's cursor that cannot be stored: it is told so itself when its lease ends and
+            # it asks for it, and the others are saved.
+            self._log.exception("The position of job %s cannot be saved.", run.record.id)
+            self._again(run, now + _interval(run))
+            return None
+
     def _back_off(self, store: Store, runs: list[Run]) -> None:
         failures = self._failures.get(id(store), 0) + 1
         self._failures[id(store)] = failures
-        pause = min(0.05 * 2**failures, 2.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        pause = min(0.05 * 2 ** min(failures, 6), 2.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         now = boot_time()
         for run in runs:
             give_up = run.lease_deadline - run.margin
             if now >= give_up:
                 run.request_stop("store_unavailable")
-            self._again(run, min(now + pause, max(give_up, now + SHORTEST)))
+            self._again(run, min(now + pause, give_up) if now < give_up else now + pause)
 
     def _again(self, run: Run, due: float) -> None:
         with self._changed:
@@ -178,14 +198,17 @@ def _note_answer(run: Run, save: Save, token: str | None, wish: str | None, bega
     if wish is not None:
         run.request_stop(_WISHES[wish])
     else:
-        run.withdraw_stop("paused", "store_unavailable")
+        run.withdraw_stop()
     run.emit_saved(save)
 
 
-def _by_store(runs: Iterable[Run]) -> list[tuple[Store, list[Run]]]:
+def _by_store(due: Iterable[Run], soon: Iterable[Run]) -> list[tuple[Store, list[Run]]]:
     groups: dict[int, tuple[Store, list[Run]]] = {}
-    for run in runs:
+    for run in due:
         groups.setdefault(id(run.store), (run.store, []))[1].append(run)
+    for run in soon:
+        if id(run.store) in groups:
+            groups[id(run.store)][1].append(run)
     return list(groups.values())
 
 

@@ -77,7 +77,7 @@ class Step:
             self._unit = position.unit
             self._fingerprint = position.fingerprint
             mark = (position.cursor, position.items)
-        self._first: object = mark
+        self._first = mark[0]
         # Cursor and count are one value, so that a reader in another thread sees both or neither.
         self._at: object = mark
 
@@ -139,11 +139,15 @@ class Step:
     def _set_in_transaction(
         self, ledger: Ledger, cursor: object, mark: tuple[str, int]
     ) -> Flow[None]:
-        yield from ledger.write(*mark)
-        self._cursor = cursor
-        self._at = mark
-        if self._run.attention:
-            yield from self._run.attend(advanced=True)
+        try:
+            yield from ledger.write(*mark)
+            self._cursor = cursor
+            self._at = mark
+            if self._run.attention:
+                yield from self._run.attend(advanced=True)
+        except Exception:
+            yield from ledger.begin()  # the job may catch it and go on
+            raise
         yield from ledger.begin()
 
     # -- for the core ---
@@ -151,7 +155,7 @@ class Step:
     @property
     def advanced(self) -> bool:
         """Whether this run moved the cursor."""
-        return self._at != self._first
+        return self._mark()[0] != self._first
 
     def position(self) -> Position:
         """Where it stands, to be saved. Called from the saver's thread too."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 import click
 
 from tracedjobs.cli.hints import program
+from tracedjobs.cli.options import Refused
 from tracedjobs.errors import TracedJobsError
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ _SAME_AS_PYTHON: Final = {"list": "list_"}
 
 
 class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
@@ -50,15 +51,6 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except TracedJobsError as error:
             raise Refused(str(error)) from error
-
-
-class Refused(click.ClickException):
-    """What was asked for cannot be done; one line says why."""
-
-    exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
@@ -90,7 +82,7 @@ def group() -> None:
     shortened, as long as only one job begins with it.
 
     Exit codes: 0 done, 1 failed, 2 usage, 75 interrupted and resumable.
-    """
+    """  # noqa: D301 - the character is click's: it keeps lines as they are
 
 
 def app() -> int:

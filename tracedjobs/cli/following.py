@@ -6,16 +6,18 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
+from tracedjobs import events
 from tracedjobs._core import values
 from tracedjobs._core.saver import saver
-from tracedjobs.cli.phrases import Span, duration, rate, safe, spans, worked
+from tracedjobs.cli.phrases import Span, rate, rough, safe, spans, worked
 from tracedjobs.cli.steps import StepLine, ahead
 from tracedjobs.errors import TracedJobsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
     from tracedjobs._core.records import Position, StepRecord
     from tracedjobs._core.run import Run
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Follower", "Pace", "View"]
 
+_STARTS: Final = frozenset({"job_started", "job_resumed"})
 WINDOW: Final = 10.0
 """Seconds over which a rate is taken."""
 
@@ -53,6 +56,20 @@ class Follower:
         self._run: Run | None = None
         self._lines: dict[str, StepLine] = {}
 
+    def __enter__(self) -> Self:
+        """Be told when the run starts, for it may be over before anybody looks."""
+        events.subscribe(self._notice, lambda event: event.name in _STARTS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Be told no more."""
+        events.unsubscribe(self._notice)
+
     def look(self) -> View | None:
         """The run as it is now; as it was at its end, when it is over; `None` before it."""
         run = self._run
@@ -71,6 +88,9 @@ class Follower:
             done.append(_open(position, spans, now))
         begun = [each.name for each in done]
         return View(tuple(done), ahead(begun, self._names, run.record.steps_expected))
+
+    def _notice(self, _event: events.Event) -> None:
+        self._run = self._run or self._found()
 
     def _found(self) -> Run | None:
         for run in saver.runs():
@@ -118,7 +138,7 @@ class Pace:
         left = ""
         if line.total and amount > first:
             seconds = max(line.total - amount, 0) * passed / (amount - first)
-            left = f"{duration(max(round(seconds), 1))} left"
+            left = f"{rough(max(seconds, 1))} left"
         return rate((line.items - items) / passed), left
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Group
 from rich.live import Live
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tracedjobs._core.signals import StopSignals
 from tracedjobs.cli.following import Pace
-from tracedjobs.cli.phrases import duration, shortened
+from tracedjobs.cli.phrases import duration, rough, shortened
 from tracedjobs.cli.screen import marks, shows_live
 from tracedjobs.cli.steps import fitted, name_width
 
@@ -59,7 +59,7 @@ class Drawing:
             vertical_overflow="crop",
         )
 
-    def __enter__(self) -> Drawing:
+    def __enter__(self) -> Self:
         """Begin to draw."""
         self._live.start()
         # A second signal kills the process: a hidden cursor would then stay hidden.
@@ -87,7 +87,9 @@ class Drawing:
         if hidden > 0:
             lines.insert(0, Text(f"  {self._marks.done} {hidden} earlier steps", "dim"))
         few = view.ahead[:3]
-        lines += [Text(f"  {self._marks.ahead} {shortened(each, width - 4)}", "dim") for each in few]
+        lines += [
+            Text(f"  {self._marks.ahead} {shortened(each, width - 4)}", "dim") for each in few
+        ]
         if len(view.ahead) > len(few):
             lines.append(Text(f"  {self._marks.ahead} {len(view.ahead) - len(few)} more", "dim"))
         if not self._over:
@@ -98,7 +100,7 @@ class Drawing:
         if line.status == "completed":
             return fitted(line, self._marks, names=names, width=width)
         pace, left = self._pace.note(line)
-        more = (left, pace, "" if line.unit == "bytes" else line.where())
+        more: tuple[str, ...] = (left, pace, "" if line.unit == "bytes" else line.where())
         if self._over:
             more = (duration(line.seconds), *more[2:])
         elif not line.items:
@@ -106,7 +108,7 @@ class Drawing:
         return fitted(line, self._marks, names=names, width=width, more=more)
 
     def _footer(self) -> str:
-        passed = duration(int(time.monotonic() - self._began))
+        passed = rough(time.monotonic() - self._began)
         if StopSignals.seen is not None:
             name = signal.Signals(StopSignals.seen).name
             return f"  {passed}  {name}: stopping at the next checkpoint; a second one kills it"
@@ -128,7 +130,7 @@ class Lines:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="tracedjobs-lines", daemon=True)
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         """Begin to print."""
         self._thread.start()
         return self

@@ -46,6 +46,16 @@ json_option = click.option(
 )
 
 
+class Refused(click.ClickException):
+    """What was asked for cannot be done; one line says why."""
+
+    exit_code = USAGE
+
+    def __init__(self, message: str) -> None:
+        """Say it in one line."""
+        super().__init__(" ".join(message.splitlines()))
+
+
 @contextmanager
 def existing_store(url: str) -> Iterator[Runtime]:
     """A runtime on a store that is there already: looking at a file never makes one."""

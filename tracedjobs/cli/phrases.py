@@ -21,6 +21,7 @@ __all__ = [
     "moment",
     "plural",
     "rate",
+    "rough",
     "safe",
     "shortened",
     "size",
@@ -55,13 +56,18 @@ def duration(seconds: float) -> str:
     return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
 
 
+def rough(seconds: float) -> str:
+    """The same without fractions: `1 s`, `41 s`, `3 min 20 s`."""
+    return duration(whole) if (whole := round(seconds)) >= _MINUTE else f"{whole} s"
+
+
 def ago(at: datetime, now: datetime | None = None) -> str:
     """`just now`, `41 s ago`, `3 min ago`, `2 h ago`, `in 7 d`."""
     apart = ((now or datetime.now(UTC)) - at).total_seconds()
     if abs(apart) < 1:
         return "just now"
-    text = age(abs(apart))
-    return f"{text} ago" if apart > 0 else f"in {text}"
+    # Of a week to come the first minute is gone at once, and it is still a week.
+    return f"{age(apart)} ago" if apart > 0 else f"in {age(-apart * 1.01)}"
 
 
 def age(seconds: float) -> str:
@@ -90,7 +96,7 @@ def plural(number: int, word: str) -> str:
 def size(number: int) -> str:
     """`31.1 MB`."""
     amount, unit = float(number), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007 - the last one stays
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if amount < 1000 or unit == "TB":  # noqa: PLR2004 - SI
             break
         amount /= 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from rich.console import Console
@@ -63,9 +63,7 @@ def marks(screen: Console) -> Marks:
     """The marks that the console's encoding has."""
     nice = Marks()
     try:
-        "".join((nice.done, nice.open, nice.failed, nice.full, nice.rest, nice.ellipsis)).encode(
-            screen.encoding
-        )
+        "".join(astuple(nice)).encode(screen.encoding)
     except (UnicodeEncodeError, LookupError):
         return _ASCII
     return nice

@@ -107,7 +107,7 @@ def fitted(
     name = line.name
     if len(name) > names:
         name = name[: max(names - len(shapes.ellipsis), 1)] + shapes.ellipsis
-    text = Text.assemble(f"  ", (mark, style), f" {name:<{names}}  ", no_wrap=True)
+    text = Text.assemble("  ", (mark, style), f" {name:<{names}}  ", no_wrap=True)
     if line.status == "completed":
         text.append(f"{duration(line.seconds):>10}", "dim")
         text.append("  " + line.how_far() if line.items else "", "dim")
@@ -135,8 +135,8 @@ def expected_names(runtime: Runtime, job: JobSnapshot) -> tuple[str, ...]:
 
 def ahead(begun: Sequence[str], names: Sequence[str], number: int | None) -> tuple[str, ...]:
     """The steps that are still expected: by name where the last job's begin with these."""
-    if len(names) > len(begun) and list(names[: len(begun)]) == list(begun):
-        if number is None or number == len(names):
-            return tuple(names[len(begun) :])
+    alike = list(names[: len(begun)]) == list(begun) and number in {None, len(names)}
+    if alike and len(names) > len(begun):
+        return tuple(names[len(begun) :])
     left = (number or 0) - len(begun)
     return (f"{plural(left, 'more step')}",) if left > 0 else ()

@@ -10,9 +10,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
-
 from tracedjobs._core.job import Job
+from tracedjobs.cli.options import Refused
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -23,13 +22,13 @@ __all__ = ["find_target"]
 def find_target(target: str) -> Job[..., Any]:
     """Import MODULE, a dotted name or the path of a `.py` file, and find JOB in it.
 
-    Raises `click.BadParameter` with one line that says what is wrong, and what there is instead.
+    Raises `Refused` with one line that says what is wrong, and what there is instead.
     """
     place, colon, name = target.rpartition(":")
     if not colon:
         place, name = target, ""
     if not place:
-        _refuse(f"{target!r} names no module; write MODULE:JOB, such as jobs.py:import_users")
+        _refuse(f"{target!r} names no module: write MODULE:JOB, such as jobs.py:import_users")
     module = _from_file(place) if _is_path(place) else _from_name(place)
     return _job_in(module, place, name)
 
@@ -47,7 +46,7 @@ def _from_name(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            _refuse(f"there is no module {error.name!r} here ({Path.cwd()}) nor on Python's path")
+            _refuse(f"There is no module {error.name!r} here ({Path.cwd()}) nor on Python's path")
         _refuse_failing(name, error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the module is the user's code
         _refuse_failing(name, error)
@@ -56,7 +55,7 @@ def _from_name(name: str) -> ModuleType:
 def _from_file(place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
-        _refuse(f"there is no file {place}")
+        _refuse(f"There is no file {place}")
     # As `python file.py` does: so that the job's name, and what the file imports, are the same.
     sys.path.insert(0, str(path.parent))
     name = path.stem
@@ -64,7 +63,7 @@ def _from_file(place: str) -> ModuleType:
     if loaded is not None:
         if getattr(loaded, "__file__", None) == str(path):
             return loaded
-        _refuse(f"the file {place} has the name of the module {name!r}, which is loaded already")
+        _refuse(f"The file {place} has the name of the module {name!r}, which is loaded already")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         _refuse(f"{place} is no Python file")
@@ -93,29 +92,30 @@ def _job_in(module: ModuleType, place: str, name: str) -> Job[..., Any]:
         return named[0]
     there = f"jobs there: {', '.join(sorted(jobs))}" if jobs else "it has no jobs: see @job"
     if not name:
-        _refuse(f"which job of {place}? Write {place}:JOB; {there}")
+        _refuse(f"Which job of {place}? Write {place}:JOB; {there}")
     if found is None:
-        _refuse(f"{place} has no job {name!r}; {there}")
-    if callable(found):
-        _refuse(f"{name} in {place} is a function, but no job: decorate it with @job; {there}")
-    _refuse(f"{name} in {place} is a {type(found).__name__} and no job; {there}")
+        _refuse(f"There is no job {name!r} in {place}; {there}")
+    what = "function, but no job: decorate it with @job" if callable(found) else "value, and no job"
+    return _refuse(f"There is no job {name!r} in {place}: it is a {what}; {there}")
 
 
 def _refuse_failing(place: str, error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         _refuse(
-            f"importing {place} ends the program (SystemExit: {error.code}): keep what it does as "
+            f"Importing {place} ends the program (SystemExit: {error.code}): keep what it does as "
             f"a script behind `if __name__ == '__main__':`"
         )
     frames = [
-        each for each in traceback.extract_tb(error.__traceback__) if "importlib" not in each.filename
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in each.filename
     ]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
         where = f" ({error.filename}, line {error.lineno})"
         error = type(error)(error.msg)
-    _refuse(f"importing {place} fails: {type(error).__name__}: {error}{where}")
+    _refuse(f"Importing {place} fails: {type(error).__name__}: {error}{where}")
 
 
 def _refuse(message: str) -> NoReturn:
-    raise click.BadParameter(message, param_hint="MODULE:JOB")
+    raise Refused(message + ".")

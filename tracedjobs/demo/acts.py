@@ -11,15 +11,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from tracedjobs.demo.data import DemoError
+from tracedjobs.demo.data import RunFailedError
 from tracedjobs.demo.flights import import_flights
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tracedjobs.demo.data import Folder
 
 __all__ = ["JOB_ID", "SCRIPT", "Act", "Ending", "Pulse", "arguments", "look", "play"]
@@ -98,7 +99,7 @@ class Act:
 
 
 def arguments(folder: Folder) -> list[str]:
-    """What to give to `tracedjobs` for a run of the job: the first one and all later ones."""
+    """What to give to `tracedjobs` for the first run of the job, and for all later ones."""
     return [
         "run",
         "--store",
@@ -114,8 +115,8 @@ def arguments(folder: Folder) -> list[str]:
 def play(folder: Folder, run: int, ending: Ending, size: int) -> Generator[Pulse, None, Act]:
     """Start a run, tell how it goes, and end it as `ending` says.
 
-    Raises `DemoError` when it ends before or otherwise. When the caller leaves early, the run is
-    interrupted with SIGTERM, so that it can be resumed.
+    Raises `RunFailedError` when it ends before or otherwise. When the caller leaves early, the
+    run is interrupted with SIGTERM, so that it can be resumed.
     """
     before = look(folder, size)
     place = random.uniform(*ending.between)  # noqa: S311 - no secret
@@ -132,7 +133,9 @@ def play(folder: Folder, run: int, ending: Ending, size: int) -> Generator[Pulse
     ended = time.monotonic()
     after = look(folder, size)
     if exit_code != ending.exit_code:
-        _fail(folder, run, f"ended with exit code {exit_code} instead of {ending.exit_code}")
+        too_soon = ", done before it could be stopped; take more rows" if exit_code == 0 else ""
+        what = f"ended with exit code {exit_code} instead of {ending.exit_code}{too_soon}"
+        _fail(folder, run, what)
     return Act(
         run=run,
         ending=ending,
@@ -158,7 +161,7 @@ def look(folder: Folder, size: int) -> View:
 def _watch(
     process: subprocess.Popen[bytes], folder: Folder, run: int, size: int, place: float | None
 ) -> Generator[Pulse, None, None]:
-    """Until the run has reached `place`, a share of the file, or has ended, if that is `None`."""
+    """Until the run has ended, or has reached `place`, a share of the file."""
     moved_at = shown_at = time.monotonic()
     last = -1.0
     with closing(_reader(folder)) as db:
@@ -175,8 +178,6 @@ def _watch(
                 shown_at = now
                 yield Pulse(run, _rows_so_far(db), share)
             time.sleep(LOOK_EVERY)
-    if place is not None:
-        _fail(folder, run, f"ended with exit code {process.returncode}, before it was interrupted")
 
 
 @contextmanager
@@ -232,11 +233,11 @@ def _first_write(folder: Folder, before: View) -> float:
     return float(at)
 
 
-def _fail(folder: Folder, run: int, what: str) -> None:
+def _fail(folder: Folder, run: int, what: str) -> NoReturn:
     try:
         lines = folder.log.read_text("utf-8", "replace").splitlines()[-TAIL:]
     except OSError:
         lines = []
     printed = "".join(f"\n  {line}" for line in lines)
     msg = f"Run {run} {what}. The end of {folder.log}:{printed}"
-    raise DemoError(msg)
+    raise RunFailedError(msg)

@@ -8,17 +8,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from tracedjobs.demo.acts import JOB_ID
 from tracedjobs.demo.flights import COLUMNS, STEPS, import_flights
 
 if TYPE_CHECKING:
-    from _hashlib import HASH
+    from collections.abc import Iterator, Sequence
 
     from tracedjobs import JobSnapshot
     from tracedjobs.demo.acts import Act
@@ -54,7 +52,7 @@ def _contents(folder: Folder, db: sqlite3.Connection) -> Iterator[Finding]:
         f"{found.in_database:,} rows in the database, {found.in_file:,} in the file",
     )
     if found.difference is None:
-        text = f"the database holds what the file holds: sha256 {found.sha256[:16]}… of both"
+        text = f"the same content, sha256 {found.sha256[:16]} of both"
     else:
         text = f"the contents differ, first in {found.difference}"
     yield Finding(found.difference is None, text)
@@ -86,9 +84,7 @@ def _compared(folder: Folder, db: sqlite3.Connection) -> _Comparison:
                 in_database += 1
                 of_database.writer.writerow(stored)
             if expected != stored and difference is None:
-                difference = (
-                    f"row {number:,}: {_shown(expected)} in the file, {_shown(stored)} here"
-                )
+                difference = _difference(number, expected, stored)
     sums = of_file.hash.hexdigest(), of_database.hash.hexdigest()
     if sums[0] != sums[1] and difference is None:
         difference = f"the header: {','.join(header)}"
@@ -99,7 +95,7 @@ class _Checksum:
     """The SHA-256 of rows written as CSV: `sha256sum flights.csv` gives the same."""
 
     def __init__(self) -> None:
-        self.hash: HASH = hashlib.sha256()
+        self.hash = hashlib.sha256()
         self.writer = csv.writer(self, lineterminator="\n")
 
     def write(self, text: str) -> None:
@@ -113,8 +109,12 @@ def _stored(db: sqlite3.Connection) -> Iterator[list[str]]:
         yield [str(value) for value in row]
 
 
-def _shown(row: list[str] | None) -> str:
-    return "nothing" if row is None else ",".join(row)
+def _difference(number: int, expected: list[str] | None, stored: list[str] | None) -> str:
+    if expected is None or stored is None:
+        return f"row {number:,}, which the {'file' if expected is None else 'database'} has not"
+    pairs = zip_longest(COLUMNS, expected, stored)
+    name, theirs, ours = next(each for each in pairs if each[1] != each[2])
+    return f"row {number:,}: {name} is {theirs} in the file, {ours} in the database"
 
 
 def _redone(act: Act, acts: Sequence[Act], db: sqlite3.Connection) -> Iterator[Finding]:
@@ -123,15 +123,15 @@ def _redone(act: Act, acts: Sequence[Act], db: sqlite3.Connection) -> Iterator[F
         return
     after = next(each for each in acts if each.run == act.run + 1)
     if act.exit_code >= 0:
-        text = f"after {act.ending.name}: {_rows(after.redone)} done again, of 0 allowed"
+        text = f"after {act.ending.name} {_rows(after.redone)} done again (allowed: 0)"
         yield Finding(after.redone == 0, text)
         return
     allowed = import_flights.options.checkpoint_every
     seconds = _span_of_redone(act, after, db)
     yield Finding(
         seconds <= allowed,
-        f"after {act.ending.name}: {_rows(after.redone)} done again, the last {seconds:.2f} s of "
-        f"work, of {allowed:g} s allowed (checkpoint_every)",
+        f"after {act.ending.name} {_rows(after.redone)} done again, the last {seconds:.2f} s "
+        f"of work (allowed: {allowed:g} s)",
     )
 
 
@@ -165,7 +165,7 @@ def _order_of_steps(job: JobSnapshot) -> Finding:
     done = tuple(step.name for step in job.steps if step.status == "completed")
     begun = sorted(job.steps, key=lambda step: step.started_at)
     in_order = done == STEPS and tuple(step.name for step in begun) == STEPS
-    text = f"steps done once, in order: {', '.join(done)}"
+    text = f"each step done once, in order: {', '.join(done)}"
     return Finding(in_order, text if in_order else f"{text}; expected {', '.join(STEPS)}")
 
 
@@ -174,10 +174,8 @@ def _record(acts: Sequence[Act], job: JobSnapshot) -> Finding:
     recorded = [(run.outcome, run.reason) for run in job.runs]
     rows = acts[-1].after.rows
     ok = expected == recorded and job.status == "completed" and job.result == rows
-    told = ", ".join(
-        f"{outcome} ({reason})" if reason else str(outcome) for outcome, reason in recorded
-    )
-    text = f"the record of job {JOB_ID}: {job.status}, result {job.result!r}; runs: {told}"
+    told = ", ".join(str(outcome) for outcome, _ in recorded)
+    text = f"recorded: {told}; the job is {job.status}, its result {job.result!r}"
     return Finding(ok, text)
 
 

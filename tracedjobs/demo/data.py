@@ -15,7 +15,7 @@ from zipfile import ZipFile
 
 from tracedjobs.errors import MissingExtraError, TracedJobsError
 
-__all__ = ["DemoError", "Folder"]
+__all__ = ["DemoError", "Folder", "RunFailedError", "archive"]
 
 MARKER: Final = ".tracedjobs-demo"
 _OWN_FILES: Final = (
@@ -34,7 +34,11 @@ _HOW_TO_GET: Final = (
 
 
 class DemoError(TracedJobsError):
-    """The demo cannot go on; the message says what it found and where to look."""
+    """The demo cannot begin; the message says why."""
+
+
+class RunFailedError(DemoError):
+    """A run of the demo did not go as its script says; the message ends with what it printed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,10 @@ CREATE TRIGGER IF NOT EXISTS count_writes AFTER INSERT ON flights BEGIN
     INSERT INTO writes (starts_at, at)
     VALUES (new.starts_at, (julianday('now') - 2440587.5) * 86400.0);
 END;
-"""
+"""  # noqa: S608 - the columns above
 
-_INSERT: Final = (
-    "INSERT OR REPLACE INTO flights VALUES (?, "  # noqa: S608 - the columns above
-    + ", ".join("nullif(?, 'NA')" for _ in COLUMNS)
-    + ")"
-)
+_VALUES: Final = ", ".join("nullif(?, 'NA')" for _ in COLUMNS)
+_INSERT: Final = f"INSERT OR REPLACE INTO flights VALUES (?, {_VALUES})"  # noqa: S608 - as above
 
 
 @job(steps=STEPS)

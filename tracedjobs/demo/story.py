@@ -6,15 +6,18 @@ It prints nothing and waits for nobody: the command line shows it to people, a t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tracedjobs import Runtime
 from tracedjobs.demo.acts import JOB_ID, SCRIPT, Act, Pulse, play
 from tracedjobs.demo.check import Finding, check
 from tracedjobs.demo.data import DemoError, Folder, archive
 from tracedjobs.demo.flights import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 __all__ = ["Opening", "Verdict", "tell"]
 
@@ -28,8 +31,9 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was checked at the end, and the seconds from the first run to here."""
+    """The runs, what was checked at the end, and the seconds from the first run to here."""
 
+    acts: tuple[Act, ...]
     findings: tuple[Finding, ...]
     seconds: float
 
@@ -50,9 +54,9 @@ def tell(
     - `rows`: import so many rows, instead of all.
     - `between`: called after each act, as by a test that damages something.
 
-    Raises `MissingExtraError` when there are no flights to import, and `DemoError` when the folder
-    is not the demo's or a run does not go as the script says. Closing the generator in the middle
-    interrupts the run gracefully; it can be resumed by hand.
+    Raises `MissingExtraError` when there are no flights to import, `DemoError` when the folder is
+    not the demo's, and `RunFailedError` when a run does not go as the script says. Closing the
+    generator in the middle interrupts the run gracefully; it can be resumed by hand.
     """
     archive()
     _refuse_second(folder)
@@ -69,7 +73,7 @@ def tell(
         between(act)
     with closing(Runtime(folder.store)) as runtime:
         findings = check(folder, acts, runtime.get(JOB_ID))
-    yield Verdict(tuple(findings), time.monotonic() - began)
+    yield Verdict(tuple(acts), tuple(findings), time.monotonic() - began)
 
 
 def _refuse_second(folder: Folder) -> None:

@@ -96,6 +96,7 @@ _SAVE_MANY: Final = (
     "AND jobs.token = json_extract(s.value, '$[1]') "
     "AND jobs.saved_seq < json_extract(s.value, '$[2]')"
 )
+_ANY_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at <= ? LIMIT 1"
 _WISHES: Final = "SELECT id, token, wish FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 
 
@@ -164,7 +165,7 @@ class SQLiteStore:
             ).fetchone()
             return None if row is None else _stored(raw, row)
 
-        return self._db.run(work)
+        return self._db.read(work)
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -190,7 +191,7 @@ class SQLiteStore:
             rows = raw.execute(query, (*bound, limit)).fetchall()
             return [_stored(raw, row) for row in rows]
 
-        return self._db.run(work)
+        return self._db.read(work)
 
     def change(self, change: Change) -> bool:
         """See `Store.change`."""
@@ -285,8 +286,11 @@ class SQLiteStore:
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
+        now = wall_time()
+        if not self._db.run(lambda raw: raw.execute(_ANY_EXPIRED, (now,)).fetchone()):
+            return 0  # as most of the time: then nobody waits for the write lock
         expired = "seq IN (SELECT seq FROM jobs WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"
-        return self._db.transaction(lambda raw: _delete(raw, expired, (wall_time(), limit)))
+        return self._db.transaction(lambda raw: _delete(raw, expired, (now, limit)))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -388,7 +392,10 @@ def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
 
 
 def _delete(raw: sqlite3.Connection, where: str, bound: tuple[object, ...]) -> int:
-    found = raw.execute(f"SELECT seq FROM jobs WHERE {where}", bound).fetchall()  # noqa: S608
-    for table, key in (("steps", "job"), ("runs", "job"), ("controls", "job"), ("jobs", "seq")):
-        raw.executemany(f"DELETE FROM {table} WHERE {key} = ?", found)  # noqa: S608
-    return len(found)
+    # One statement a table and not one a job, see `_SAVE_MANY`.
+    for table in ("steps", "runs", "controls"):
+        raw.execute(
+            f"DELETE FROM {table} WHERE job IN (SELECT seq FROM jobs WHERE {where})",  # noqa: S608
+            bound,
+        )
+    return raw.execute(f"DELETE FROM jobs WHERE {where}", bound).rowcount  # noqa: S608

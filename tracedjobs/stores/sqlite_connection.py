@@ -24,6 +24,8 @@ T = TypeVar("T")
 Migration = str
 
 OLDEST_SQLITE: Final = (3, 35, 0)
+APPLICATION_ID: Final = int.from_bytes(b"trjb", "big")
+"""What says in a file's header that it is ours."""
 BUSY_WAIT: Final = 0.05
 """Seconds SQLite itself waits for a lock. It cannot be interrupted by a signal while it does, so
 it waits briefly and is asked again from Python."""
@@ -52,6 +54,7 @@ _ADVICE: Final = {
 }
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_registry = threading.Lock()
 
 
 def shipped_migrations() -> tuple[Migration, ...]:
@@ -83,7 +86,8 @@ class Connection:
         self._lock = threading.RLock()
         self._raw: sqlite3.Connection | None = None
         self._closed = False
-        _connections.add(self)
+        with _registry:
+            _connections.add(self)
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work`, one statement that commits by itself, again while the file is locked."""
@@ -95,9 +99,15 @@ class Connection:
         Never a deferred one: a reader that turns into a writer is refused without waiting when
         another has written in between.
         """
+        return self._whole(work, "BEGIN IMMEDIATE")
 
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work`, several statements that only read, all as of the same moment."""
+        return self._whole(work, "BEGIN")
+
+    def _whole(self, work: Callable[[sqlite3.Connection], T], begin: str) -> T:
         def whole(raw: sqlite3.Connection) -> T:
-            raw.execute("BEGIN IMMEDIATE")
+            raw.execute(begin)
             try:
                 value = work(raw)
                 raw.execute("COMMIT")
@@ -142,6 +152,10 @@ class Connection:
             self.path, timeout=BUSY_WAIT, isolation_level=None, check_same_thread=False
         )
         try:
+            # Looked at first: to switch it to WAL already changes a file.
+            raw.execute("BEGIN")  # or another's migration could come between two looks
+            self._version(raw, len(self._migrations()))
+            raw.execute("COMMIT")
             raw.execute("PRAGMA journal_mode = WAL")
             raw.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._migrate(raw)
@@ -153,7 +167,7 @@ class Connection:
 
     def _migrate(self, raw: sqlite3.Connection) -> None:
         migrations = self._migrations()
-        if self._version(raw, len(migrations)) == len(migrations):
+        if int(raw.execute("PRAGMA user_version").fetchone()[0]) == len(migrations):
             return
         raw.execute("BEGIN IMMEDIATE")  # several processes may open a new file at a time
         try:
@@ -161,6 +175,7 @@ class Connection:
             for migration in migrations[version:]:
                 for statement in _statements(migration):
                     raw.execute(statement)
+            raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             raw.execute(f"PRAGMA user_version = {len(migrations)}")
             raw.execute("COMMIT")
         except BaseException:
@@ -170,17 +185,20 @@ class Connection:
 
     def _version(self, raw: sqlite3.Connection, known: int) -> int:
         version = int(raw.execute("PRAGMA user_version").fetchone()[0])
+        application = int(raw.execute("PRAGMA application_id").fetchone()[0])
+        if application != APPLICATION_ID and (
+            version or raw.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        ):
+            msg = (
+                f"{self.path} is a SQLite database of another program; name a file of its own "
+                f"for the jobs. The file was not changed."
+            )
+            raise StoreError(msg)
         if version > known:
             msg = (
                 f"The store {self.path} has schema version {version}, written by a newer "
                 f"tracedjobs; this one knows versions up to {known}. Upgrade tracedjobs here; "
                 f"the file was not changed."
-            )
-            raise StoreError(msg)
-        if version == 0 and raw.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            msg = (
-                f"{self.path} is a SQLite database of another program; name a file of its own "
-                f"for the jobs. The file was not changed."
             )
             raise StoreError(msg)
         return version
@@ -226,17 +244,23 @@ _held_for_fork: list[Connection] = []
 
 
 def _before_fork() -> None:
-    for connection in list(_connections):
+    with _registry:
+        connections = list(_connections)
+    for connection in connections:
         connection._lock.acquire()  # noqa: SLF001
         _held_for_fork.append(connection)
 
 
 def _after_fork_in_parent() -> None:
-    while _held_for_fork:
-        _held_for_fork.pop()._lock.release()  # noqa: SLF001
+    # Taken out of the list before the first is let go: then another thread may begin its fork.
+    held, _held_for_fork[:] = list(_held_for_fork), []
+    for connection in held:
+        connection._lock.release()  # noqa: SLF001
 
 
 def _after_fork_in_child() -> None:
+    global _registry  # noqa: PLW0603 - its holder is not in the child
+    _registry = threading.Lock()
     while _held_for_fork:
         connection = _held_for_fork.pop()
         connection._drop_in_child()  # noqa: SLF001

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -19,9 +18,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tracedjobs import Context, Job, JobSnapshot, Runtime, Status, Step, job
-from tracedjobs._core.context import BaseContext
+from tracedjobs import Context, JobSnapshot, Runtime, Step, job
 from tracedjobs.errors import InvalidTransitionError, JobConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracedjobs._core.context import BaseContext
 
 STEPS = {"first": 1, "rows": 4, "block": 3, "last": 1}
 """The steps of the job and how many items each has; `first` and `last` are plain calls."""
@@ -125,7 +128,6 @@ class Jobs(RuleBasedStateMachine):
 
     ids = Bundle("ids")
 
-
     @initialize()
     def open_runtime(self) -> None:
         SCRIPT.done.clear()
@@ -155,9 +157,7 @@ class Jobs(RuleBasedStateMachine):
         fail_at=st.none() | st.sampled_from([(name, 0) for name in STEPS] + [("rows", 2)]),
         wish=st.sampled_from([None, None, "pause", "cancel"]),
     )
-    def perform(
-        self, job_id: str, stop_after: int, fail_at: Item | None, wish: str | None
-    ) -> None:
+    def perform(self, job_id: str, stop_after: int, fail_at: Item | None, wish: str | None) -> None:
         model = self.models[job_id]
         if model.status in {"paused", "cancelled"}:
             with pytest.raises(InvalidTransitionError):

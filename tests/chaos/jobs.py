@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.chaos.journal import Journal
@@ -17,7 +16,7 @@ from tests.chaos.plan import CHECKPOINT_EVERY, WIDTH, Part, Plan, make_plan
 from tracedjobs import AsyncContext, Context, Job, Step, job
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import AsyncIterator, Callable, MutableMapping
 
 __all__ = ["JOBS"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,11 @@ from hypothesis import strategies as st
 
 from tests.chaos.plan import WIDTH, Part
 from tracedjobs import AsyncContext, Context, Job, JobSnapshot, Runtime, Step, job
-from tracedjobs._core.context import BaseContext
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tracedjobs._core.context import BaseContext
 
 Effects = list[tuple[str, int]]
 Shape = tuple[tuple[str, int, bool], ...]

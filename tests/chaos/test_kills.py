@@ -5,13 +5,13 @@ import random
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.chaos.kills import Figures, torture
 from tests.chaos.plan import make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 LONG = os.environ.get("TRACEDJOBS_CHAOS") == "long"
 KILLS = 1000 if LONG else 40

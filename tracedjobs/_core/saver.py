@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["saver"]
 
-SHARE: Final = 0.75
+SHARE: Final = 0.5
 """Of `checkpoint_every` between two saves: the rest is for the save itself to get through."""
 LONGEST: Final = 1.0
 """Seconds between two ticks of a run, whatever its `checkpoint_every`: wishes are seen by then."""

@@ -1,4 +1,4 @@
-"""Pause, resume, cancel, retry, rewind, recover: on every status, and of jobs that run elsewhere."""
+"""Pause, resume, cancel, retry, rewind, recover: on every status, and while a job runs."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Entry", "Journal", "read_journal"]
 
@@ -37,10 +40,10 @@ class Journal:
         os.write(self._file, line.encode())
 
 
-def read_journal(path: str) -> list[Entry]:
+def read_journal(path: Path) -> list[Entry]:
     """All entries, but for a last one that a kill has cut in two."""
     try:
-        text = Path(path).read_text("utf-8")
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return []
     found = []

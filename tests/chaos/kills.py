@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,7 +49,6 @@ class Figures:
     """Seconds by which the oldest item that was done again was older than `checkpoint_every`."""
     slowest_save: float = 0.0
     lost: int = 0
-    plans: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
@@ -70,19 +69,20 @@ class _Ended:
     noise: float
 
 
-def spawn(folder: Path, store: str, job_id: str, *, lease_ttl: float, mode: str) -> Worker:
-    """A worker process; `folder` holds the journal, and the run directory it shares with others."""
+def spawn(
+    folder: Path, journal: Path, store: str, job_id: str, *, lease_ttl: float, mode: str
+) -> Worker:
+    """A worker process; `folder` has its run directory, and what it writes on stderr."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "TRACEDJOBS_RUN_DIR": str(folder / "run"),
     }
-    journal = str(folder.parent / "journal" if mode == "until_done" else folder / "journal")
     with (folder / "errors").open("ab") as errors:
         return subprocess.Popen(
             [
                 *(sys.executable, "-W", "error", "-m", "tests.chaos.worker"),
-                *(store, job_id, journal, str(lease_ttl), mode),
+                *(store, job_id, str(journal), str(lease_ttl), mode),
             ],
             env=environment,
             cwd=REPOSITORY,
@@ -100,13 +100,12 @@ def torture(folder: Path, seed: int, figures: Figures) -> None:
     journal = folder / "journal"
     figures.jobs += 1
     ends_left = chance.randint(2, 9)
-    with Runtime(f"sqlite:///{folder}/jobs.db") as runtime:
+    store = f"sqlite:///{folder}/jobs.db"
+    with Runtime(store) as runtime:
         job_id = runtime.submit(JOBS[plan.job_name], seed, str(journal))
         before = runtime.get(job_id)
         while True:
-            process = spawn(
-                folder, f"sqlite:///{folder}/jobs.db", job_id, lease_ttl=30, mode="once"
-            )
+            process = spawn(folder, journal, store, job_id, lease_ttl=30, mode="once")
             if ends_left:
                 ends_left -= 1
                 end = _end(process, journal, plan, chance)
@@ -119,7 +118,7 @@ def torture(folder: Path, seed: int, figures: Figures) -> None:
             figures.kills += end.code == -signal.SIGKILL
             figures.stops += end.code == INTERRUPTED
             after = runtime.get(job_id)
-            _check_run(plan, read_journal(str(journal)), before, after, end, figures)
+            _check_run(plan, read_journal(journal), before, after, end=end, figures=figures)
             if after.status is Status.COMPLETED:
                 break
             if chance.random() < 0.2:
@@ -127,7 +126,7 @@ def torture(folder: Path, seed: int, figures: Figures) -> None:
                 after = runtime.get(job_id)
                 assert after.status is not Status.RUNNING
             before = after
-        _check_end(plan, read_journal(str(journal)), after, figures)
+        _check_end(plan, read_journal(journal), after, figures)
 
 
 # -- the driver ---
@@ -203,6 +202,7 @@ def _check_run(
     journal: list[Entry],
     before: JobSnapshot,
     after: JobSnapshot,
+    *,
     end: _Ended,
     figures: Figures,
 ) -> None:

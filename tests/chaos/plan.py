@@ -95,7 +95,7 @@ def make_plan(seed: int, stretch: float = 1.0) -> Plan:
     every = chance.choices(CHECKPOINT_EVERY, (4, 4, 3, 1))[0]
     count = chance.randint(2, 6)
     # Long enough that some runs are saved several times before they are killed.
-    budget = stretch * (1.8 if every == 1.0 else 0.4) / count
+    budget = (1.8 if every == 1.0 else 0.4 * stretch) / count
     return Plan(
         seed=seed,
         checkpoint_every=every,

@@ -95,7 +95,7 @@ def test_a_list_is_newest_first_with_whole_ids_in_a_pipe(shop: Shop) -> None:
     assert head == ["ID", "JOB", "STATUS", "STEP", "PROGRESS", "RUNS", "AGE", "WORKER"]
     assert [row[0] for row in rows] == [waiting, stopped, done]
     assert rows[0][1:6] == ["shop:orders", "pending", "0", "of", "3"]
-    assert rows[1][1:9] == "shop:orders interrupted 2 of 3 import_rows 40% 4".split()
+    assert rows[1][1:9] == ["shop:orders", "interrupted", "2", "of", "3", "import_rows", "40%", "4"]
     assert rows[2][1:7] == ["shop:orders", "completed", "3", "steps", "3", "items"]
 
 
@@ -184,17 +184,22 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one(shop: Shop) -> N
 
 
 @pytest.mark.parametrize("command", ["list", "show", "pause", "recover"])
-def test_a_store_that_is_not_there_is_not_made(desk: Desk, command: str) -> None:
+def test_a_store_that_is_not_there_is_not_made(
+    desk: Desk, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.folder)
+    monkeypatch.delenv("TRACEDJOBS_STORE", raising=False)
     words = [command, "x"] if command in {"show", "pause"} else [command]
     for more in ([], ["--store", "sqlite:///other.db"]):
-        done = desk.run(*words, *more)
-        assert (done.returncode, done.stdout) == (2, "")
+        done = CliRunner().invoke(group, [*words, *more], catch_exceptions=False)
+        assert (done.exit_code, done.stdout) == (2, "")
         assert done.stderr.startswith("Error: There is no store ")
         assert done.stderr.count("\n") == 1
     assert sorted(each.name for each in desk.folder.iterdir()) == ["jobs.py"]
 
 
-def test_bad_stores_get_one_line(desk: Desk) -> None:
+def test_bad_stores_get_one_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.folder)
     (desk.folder / "text.db").write_text("not a database, but some text" * 100)
     with sqlite3.connect(desk.folder / "alien.db") as alien:
         alien.execute("CREATE TABLE theirs (x)")
@@ -207,8 +212,8 @@ def test_bad_stores_get_one_line(desk: Desk) -> None:
         ("sqlite:///alien.db", "is a SQLite database of another program"),
         ("memory://", "ends with its process"),
     ):
-        done = desk.run("list", TRACEDJOBS_STORE=url)
-        assert (done.returncode, done.stdout) == (2, "")
+        done = CliRunner().invoke(group, ["list"], env={"TRACEDJOBS_STORE": url})
+        assert (done.exit_code, done.stdout) == (2, "")
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
     assert (desk.folder / "alien.db").read_bytes() == before

@@ -7,13 +7,18 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 from tests.cli.typed import CONTROL, PATIENCE, waited
+from tracedjobs.cli.app import group
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cli.typed import Desk
 
 ENDLESS = "100000"
@@ -186,6 +191,17 @@ BROKEN = {
 }
 
 
+@pytest.fixture
+def nothing_imported(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the desk's folder, whose modules are forgotten afterwards."""
+    monkeypatch.chdir(desk.folder)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    yield
+    for name in ("jobs", *(each.removesuffix(".py") for each in BROKEN)):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("nothing_imported")
 @pytest.mark.parametrize(
     ("target", "said"),
     [
@@ -205,12 +221,18 @@ BROKEN = {
 def test_a_bad_target_gets_one_line(desk: Desk, target: str, said: str) -> None:
     for name, text in BROKEN.items():
         (desk.folder / name).write_text(text)
-    refused = desk.run("run", target)
-    assert (refused.returncode, refused.stdout) == (2, "")
+    refused = CliRunner().invoke(group, ["run", target], catch_exceptions=False)
+    assert (refused.exit_code, refused.stdout) == (2, "")
     assert refused.stderr.startswith("Error: ")
     assert refused.stderr.count("\n") == 1
     assert said in refused.stderr
     assert not (desk.folder / "tracedjobs.db").exists()
+
+
+def test_a_bad_target_is_no_traceback(desk: Desk) -> None:
+    refused = desk.run("run", "jobs:importd")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("Error: There is no job 'importd' in jobs; jobs there: deaf, ")
 
 
 def test_negative_numbers_are_arguments_and_unknown_options_are_not(desk: Desk) -> None:

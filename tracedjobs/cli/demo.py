@@ -38,7 +38,7 @@ BAR: Final = 24
 BY_CTRL_C: Final = 130
 
 
-@click.command()
+@click.command(short_help="Stop, kill and resume a real import.")
 @click.option(
     "--folder",
     metavar="DIR",

@@ -135,7 +135,8 @@ def _step(job: JobSnapshot) -> str:
     number = len(job.steps)
     total = f" of {job.steps_expected}" if (job.steps_expected or 0) >= number else ""
     if job.current is not None:
-        return f"{number}{total} {safe(job.current.name)}"
+        name = safe(job.current.name)
+        return f"{number}{total} {name}" if total else name
     if job.status == "completed" or not total:
         return plural(number, "step") if number else ""
     return f"{number}{total}"

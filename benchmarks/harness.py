@@ -1,24 +1,41 @@
 """How a benchmark is measured: interleaved rounds, medians, no garbage collection in between.
 
-It knows nothing of jobs; each file beside it measures one row, or a group of rows, of the table.
+It measures nothing itself; each file beside it measures one row, or a group of rows, of the table.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import sqlite3
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from tracedjobs import Runtime
 
-__all__ = ["Figure", "Plan", "cpu", "interleaved", "ratios", "scratch", "wall"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+__all__ = [
+    "Figure",
+    "Plan",
+    "bare_update",
+    "cpu",
+    "interleaved",
+    "overhead",
+    "ratios",
+    "runtime",
+    "scratch",
+    "shown",
+    "shown_each",
+    "wall",
+]
 
 cpu: Final = time.process_time
 """Of all threads of this process, the saver's too; what others do on the machine matters less."""
@@ -101,25 +118,49 @@ def shown(seconds: float) -> str:
     return f"{seconds * 1e9:.{0 if abs(seconds) >= 1e-8 else 1}f} ns"
 
 
+def shown_each(
+    found: Mapping[str, Sequence[float]], n: int = 1, each: str = ""
+) -> dict[str, str]:
+    """The median of each contestant, an item, for people."""
+    return {
+        name: f"{shown(median(seconds) / n)} {each}".strip() for name, seconds in found.items()
+    }
+
+
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch() -> Generator[Path]:
     """A folder for the stores, on the disk of `TMPDIR`: the cost of a commit is that disk's."""
     with tempfile.TemporaryDirectory(prefix="tracedjobs-bench-") as folder:
         yield Path(folder)
 
 
 @contextmanager
-def run_directory(folder: Path) -> Generator[None]:
-    """Take lock files there, and not where the user's jobs have theirs."""
-    before = os.environ.get("TRACEDJOBS_RUN_DIR")
-    os.environ["TRACEDJOBS_RUN_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TRACEDJOBS_RUN_DIR"]
-        else:
-            os.environ["TRACEDJOBS_RUN_DIR"] = before
+def runtime(options: str = "", lease_ttl: float = 30.0) -> Generator[Runtime]:
+    """A runtime on a SQLite file of its own; the lock files go where the user's jobs have none."""
+    os.environ.setdefault("TRACEDJOBS_RUN_DIR", tempfile.mkdtemp(prefix="tracedjobs-bench-run-"))
+    with scratch() as folder, Runtime(f"sqlite:///{folder}/store.db{options}", lease_ttl=lease_ttl) as made:
+        yield made
+
+
+@contextmanager
+def bare_update(synchronous: str) -> Generator[Callable[[], None]]:
+    """What writes a new value to one row of a SQLite file, durably: the least that a save costs.
+
+    A new one each time: SQLite writes nothing when a row stays as it is.
+    """
+    with scratch() as folder:
+        raw = sqlite3.connect(folder / "bare.db", isolation_level=None)
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute(f"PRAGMA synchronous = {synchronous}")
+        raw.execute("CREATE TABLE cursors (id TEXT PRIMARY KEY, cursor INTEGER)")
+        raw.execute("INSERT INTO cursors VALUES ('job', 0)")
+        numbers = count(1)
+
+        def update() -> None:
+            raw.execute("UPDATE cursors SET cursor = ? WHERE id = 'job'", (next(numbers),))
+
+        yield update
+        raw.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.processes import PRELUDE, Children, count, counted, until
+from tests.processes import Children, count, counted, until
 from tracedjobs import Runtime, Status
 
 if TYPE_CHECKING:
@@ -234,9 +234,10 @@ if sys.argv[4] == "exit":
 
 @pytest.mark.parametrize(("how", "code"), [("return", 0), ("raise", 1), ("exit", 3)])
 def test_a_job_in_a_daemon_thread_is_left_interrupted_at_its_position(
-    files: Runtime, children: Children, url: str, tmp_path: Path, how: str, code: int
+    files: Runtime, children: Children, tmp_path: Path, how: str, code: int
 ) -> None:
     log = tmp_path / "log"
+    url = files.store.url
     job_id = files.submit(count, str(log), 10**6, 0.002)
     began = time.monotonic()
     children.start(DAEMON, url, job_id, log, how).ends(code)
@@ -249,14 +250,12 @@ def test_a_job_in_a_daemon_thread_is_left_interrupted_at_its_position(
 
 
 AT_EXIT: Final = """
-import atexit
 runtime = Runtime(URL)
 threading.Thread(target=runtime.perform, args=(JOB_ID,), daemon=True).start()
 while not os.path.exists(sys.argv[3]) or len(open(sys.argv[3]).readlines()) < 10:
     time.sleep(0.01)
 raw = __import__("sqlite3").connect(URL.removeprefix("sqlite:///"), isolation_level=None)
 raw.execute("BEGIN IMMEDIATE")  # a store that does not answer while the interpreter ends
-threading.Timer(0.5, lambda: None)
 """
 
 
@@ -266,5 +265,5 @@ def test_an_interpreter_whose_store_does_not_answer_ends_all_the_same(
     log = tmp_path / "log"
     job_id = files.submit(count, str(log), 10**6, 0.002)
     source = AT_EXIT.replace("Runtime(URL)", "Runtime(URL, lease_ttl=1.0)")
-    children.start(source, url, job_id, log, prelude=PRELUDE).ends()
+    children.start(source, url, job_id, log).ends()
     until(lambda: files.get(job_id).lost, "it is found lost")

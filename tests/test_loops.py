@@ -4,84 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import tracedjobs
 from tests.both_ways import Lab
-from tracedjobs import AsyncContext, Context, Runtime
-from tracedjobs.errors import InvalidStepError, SerializationError, SourceChangedError
+from tests.loop_jobs import Letters, Squares, at_item, over
+from tracedjobs import AsyncContext, Context, Loop, Runtime
+from tracedjobs.errors import SerializationError, SourceChangedError
 from tracedjobs.testing import interrupt_after, interrupt_during
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
-
-    from tests.both_ways import Body
-    from tracedjobs._core.context import BaseContext
-
-
-class Squares(Sequence[int]):
-    """A sequence of one's own, which counts what was read of it."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.read: list[int] = []
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, at: int) -> int: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[int]: ...
-    def __getitem__(self, at: int | slice) -> int | list[int]:
-        if isinstance(at, slice):
-            raise TypeError("it cannot be sliced")
-        if at >= self.length:
-            raise IndexError(at)
-        self.read.append(at)
-        return at * at
-
-
-class Letters:
-    """A source of pairs whose cursors are letters."""
-
-    total = 5
-
-    def __init__(self) -> None:
-        self.asked: list[object] = []
-        self.closed = 0
-
-    def __call__(self, cursor: object) -> Iterator[tuple[str, str]]:
-        self.asked.append(cursor)
-        try:
-            for letter in "abcde":
-                if not isinstance(cursor, str) or letter > cursor:
-                    yield letter.upper(), letter
-        finally:
-            self.closed += 1
-
-
-def over(source: Any, seen: list[Any], **options: Any) -> Body:
-    """A job of one loop and a step after it."""
-
-    async def loop(ctx: AsyncContext) -> None:
-        async for item in ctx.each("loop", source, **options):
-            seen.append(item)  # noqa: PERF401 - a comprehension would be no loop
-        await ctx.step("after", str)
-
-    return loop
-
-
-def at_item(number: int) -> Any:
-    """A stopping callable that stops once the loop has done that many items."""
-
-    def stopping(ctx: BaseContext) -> bool:
-        return ctx.current is not None and ctx.current.items == number
-
-    return stopping
 
 
 # -- what it goes over ---
@@ -98,7 +34,7 @@ def at_item(number: int) -> Any:
         Squares(10),
         [None] * 10,
     ],
-    ids=lambda source: type(source).__name__,
+    ids=["range", "range with a step", "list", "tuple", "deque", "one's own", "of None"],
 )
 def test_a_sequence_is_resumed_after_the_last_item_that_is_done(
     lab: Lab, source: Sequence[object]
@@ -219,7 +155,10 @@ def test_an_item_is_done_when_the_loop_asks_for_the_next_one(lab: Lab) -> None:
     async def look(ctx: AsyncContext) -> None:
         loop = ctx.each("loop", ["a", "b"])
         async for _ in loop:
-            seen.append((loop.cursor, loop.items))
+            look_at(loop)
+        look_at(loop)
+
+    def look_at(loop: Loop[str]) -> None:
         seen.append((loop.cursor, loop.items))
 
     seen: list[tuple[object, int]] = []
@@ -317,6 +256,21 @@ def test_a_cursor_too_large_is_refused_before_its_item_is_worked_on(lab: Lab) ->
     assert lab.get(job_id).steps[0].cursor == "x"
 
 
+def test_an_integer_cursor_too_large_stops_the_loop_once_it_is_to_be_saved(
+    runtime: Runtime,
+) -> None:
+    # Integers are encoded when they are saved, not at every item.
+    def source(cursor: object) -> Iterator[tuple[int, int]]:
+        for number in range(10**9):
+            yield number, huge if number > 1 else number
+
+    huge = 10**160_000
+
+    endless = Lab(runtime, "def").job(over(source, deque(maxlen=1)), checkpoint_every=0.05)
+    with pytest.raises(SerializationError, match="and 65536 are allowed"):
+        runtime.perform(runtime.submit(endless))
+
+
 def test_a_source_is_closed_when_its_loop_ends_or_is_left(runtime: Runtime) -> None:
     source = Letters()
     lab = Lab(runtime, "def")
@@ -325,172 +279,6 @@ def test_a_source_is_closed_when_its_loop_ends_or_is_left(runtime: Runtime) -> N
     assert source.closed == 1
     lab.perform(job_id)
     assert source.closed == 2
-
-
-# -- leaving it ---
-
-
-def test_finish_counts_the_item_in_hand_and_completes_the_step_where_it_stands(lab: Lab) -> None:
-    async def until_c(ctx: AsyncContext) -> None:
-        loop = ctx.each("loop", Letters())
-        async for item in loop:
-            seen.append(item)
-            if item == "C":
-                await loop.finish()
-                break
-        await ctx.step("after", str)
-
-    seen: list[str] = []
-    job_id = lab.submit(until_c)
-    assert lab.perform(job_id, stopping=interrupt_after("loop")).reason == "stopping"
-    step = lab.get(job_id).steps[0]
-    assert (step.status, step.cursor, step.items) == ("completed", "c", 3)
-    assert lab.perform(job_id).ok
-    assert seen == ["A", "B", "C"]
-
-
-def test_after_finish_the_loop_ends_by_itself_and_finish_may_come_again(lab: Lab) -> None:
-    async def first_only(ctx: AsyncContext) -> None:
-        loop = ctx.each("loop", range(5))
-        async for item in loop:
-            seen.append(item)
-            await loop.finish()
-            await loop.finish()
-
-    seen: list[int] = []
-    job_id = lab.submit(first_only)
-    assert lab.perform(job_id).ok
-    assert (seen, lab.get(job_id).steps[0].items) == ([0], 1)
-
-
-@pytest.mark.parametrize("source", [range(5), Letters()], ids=["sequence", "pairs"])
-def test_finish_after_the_break_counts_the_item_in_hand_too(lab: Lab, source: Any) -> None:
-    async def late(ctx: AsyncContext) -> None:
-        loop = ctx.each("loop", source)
-        async for _ in loop:
-            break
-        await loop.finish()
-        await ctx.step("after", str)
-
-    job_id = lab.submit(late)
-    assert lab.perform(job_id).ok
-    assert lab.get(job_id).steps[0].items == 1
-
-
-def test_finish_before_the_first_item_completes_the_step_with_none(lab: Lab) -> None:
-    async def none(ctx: AsyncContext) -> None:
-        loop = ctx.each("loop", range(5))
-        await loop.finish()
-        async for _ in loop:
-            raise AssertionError
-
-    job_id = lab.submit(none)
-    assert lab.perform(job_id).ok
-    assert lab.get(job_id).steps[0].items == 0
-
-
-def leaving(how: str, then: str) -> Body:
-    async def leave(ctx: AsyncContext) -> None:
-        try:
-            async for item in ctx.each("loop", range(5)):
-                if item == 2:
-                    if how == "break":
-                        break
-                    raise ValueError(item)
-        except ValueError:
-            pass
-        if then == "step":
-            await ctx.step("after", str)
-        elif then == "each":
-            ctx.each("after", [1])
-
-    return leave
-
-
-@pytest.mark.parametrize("how", ["break", "exception"])
-@pytest.mark.parametrize("then", ["step", "each", "return"])
-def test_a_loop_left_early_without_finish_is_told_at_what_comes_next(
-    lab: Lab, how: str, then: str
-) -> None:
-    job_id = lab.submit(leaving(how, then))
-    with pytest.raises(InvalidStepError) as caught:
-        lab.perform(job_id)
-    message = str(caught.value)
-    assert "the loop of step 'loop' was left at cursor 2 before its source ended" in message
-    assert "Call finish() on the loop object before leaving it early" in message
-    assert ("Step 'after'" if then != "return" else "The job returned") in message
-    stored = lab.get(job_id)
-    assert (stored.status, stored.steps[0].cursor) == ("failed", 2)
-
-
-def test_a_loop_that_is_never_run_is_told(lab: Lab) -> None:
-    async def forget(ctx: AsyncContext) -> None:
-        ctx.each("loop", [1])
-        if then == "step":
-            await ctx.step("after", str)
-
-    for then in ("step", "return"):
-        with pytest.raises(InvalidStepError, match="the loop of step 'loop' was never run"):
-            lab.run(forget)
-
-
-def test_a_step_inside_a_loop_is_nested(lab: Lab) -> None:
-    async def nested(ctx: AsyncContext) -> None:
-        async for _ in ctx.each("outer", [1]):
-            await ctx.step("inner", str)
-
-    with pytest.raises(InvalidStepError, match="^Step 'inner' is nested inside step 'outer'"):
-        lab.run(nested)
-
-
-def test_a_loop_inside_a_loop_is_nested(lab: Lab) -> None:
-    async def nested(ctx: AsyncContext) -> None:
-        async for _ in ctx.each("outer", [1]):
-            async for _ in ctx.each("inner", [1]):
-                pass
-
-    with pytest.raises(InvalidStepError, match="^Step 'inner' is nested inside step 'outer'"):
-        lab.run(nested)
-
-
-def test_a_loop_cannot_be_run_twice(runtime: Runtime) -> None:
-    @tracedjobs.job
-    def twice(ctx: Context) -> None:
-        loop = ctx.each("loop", [1, 2])
-        for _ in loop:
-            for _ in loop:
-                pass
-
-    with pytest.raises(InvalidStepError, match="was begun already; it can be run once"):
-        runtime.perform(runtime.submit(twice))
-
-
-def test_the_cursor_of_a_loop_cannot_be_moved_by_hand(lab: Lab) -> None:
-    async def move(ctx: AsyncContext) -> None:
-        loop = ctx.each("loop", [1, 2])
-        async for _ in loop:
-            with pytest.raises(InvalidStepError, match="moves its cursor itself"):
-                loop.set(5)
-            with pytest.raises(InvalidStepError, match="moves its cursor itself"):
-                loop.advance()
-
-    assert lab.run(move).ok
-
-
-def test_the_wrong_kind_of_for_is_told(runtime: Runtime) -> None:
-    @tracedjobs.job
-    async def for_in_async(ctx: AsyncContext) -> None:
-        for _ in ctx.each("loop", [1]):
-            pass
-
-    @tracedjobs.job
-    def async_for_in_def(ctx: Context) -> None:
-        aiter(ctx.each("loop", [1]))
-
-    with pytest.raises(TypeError, match="write `async for … in ctx.each"):
-        Lab(runtime, "async def").perform(runtime.submit(for_in_async))
-    with pytest.raises(TypeError, match="write `for … in ctx.each"):
-        runtime.perform(runtime.submit(async_for_in_def))
 
 
 # -- saving ---

@@ -222,6 +222,31 @@ def test_an_async_job_is_interrupted_by_ctrl_c_and_it_propagates(
     assert len(counted(log)) - 1 <= int(str(found.steps[0].cursor)) <= len(counted(log))
 
 
+FORKED: Final = """
+@job(name="forked")
+def forked(ctx: Context) -> None:
+    for item in ctx.each("items", range(3)):
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(600)
+            finally:
+                os._exit(7)
+        os.kill(child, signal.SIGTERM)
+        say("ended by", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+with Runtime(URL) as runtime:
+    say(runtime.perform(runtime.submit(forked)).status)
+"""
+
+
+def test_a_child_that_a_job_forks_is_ended_by_the_first_signal(
+    children: Children, url: str
+) -> None:
+    child = children.start(FORKED, url, "-")
+    assert child.ends().splitlines() == ["ended by -15"] * 3 + ["completed"]
+
+
 # -- in this process ---
 
 

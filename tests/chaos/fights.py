@@ -45,7 +45,7 @@ AWAY: Final = frozenset({"store_unavailable", "StoreUnavailableError"})
 
 
 STRETCH: Final = 8.0
-MOST_FREEZES: Final = 10
+MOST_FREEZES: Final = 6
 """A fight: with a `checkpoint_every` above the lease it might else go on for ever."""
 WAKING: Final = 0.1
 """Seconds within which the saver of a process that was woken has looked at the clock."""

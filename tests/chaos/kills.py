@@ -28,7 +28,7 @@ __all__ = ["Figures", "spawn", "torture"]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 TICK: Final = 0.001
-SLACK: Final = 0.05
+SLACK: Final = 0.1
 """Seconds that threads of a process may wait for each other, beside what was measured."""
 
 

@@ -9,7 +9,6 @@ import sqlite3
 import sys
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import psycopg
@@ -186,13 +185,13 @@ def _slashed(database: Database) -> str:
 
 def django_connection(database: Database) -> Any:
     """A connection of Django's to that database, under an alias of its own."""
-    import django  # noqa: PLC0415 - a slow import, for one library
-    from django.conf import settings  # noqa: PLC0415 - the same
+    import django  # type: ignore[import-untyped]  # noqa: PLC0415 - a slow import
+    from django.conf import settings  # type: ignore[import-untyped]  # noqa: PLC0415
 
     if not settings.configured:
         settings.configure(DATABASES={}, USE_TZ=True)
         django.setup()
-    from django.db import connections  # noqa: PLC0415 - wants the settings
+    from django.db import connections  # type: ignore[import-untyped]  # noqa: PLC0415
 
     alias = f"tests_{database.server}"
     if database.server == "sqlite":
@@ -205,9 +204,9 @@ def django_connection(database: Database) -> Any:
             "USER": words["user"],
             "HOST": words["host"],
         }
-    connections.settings[alias] = connections.configure_settings(
-        {"default": {}, alias: options}
-    )[alias]
+    connections.settings[alias] = connections.configure_settings({"default": {}, alias: options})[
+        alias
+    ]
     if hasattr(connections._connections, alias):
         del connections[alias]
     return connections[alias]

@@ -31,6 +31,11 @@ SQLITE_CONTENDED: Final = frozenset({5, 6})
 class Connection(Protocol):
     """What the ledger needs of a connection; parameters are written `:name`."""
 
+    @property
+    def database(self) -> str:
+        """One of `DATABASES`."""
+        ...
+
     def settle(self) -> Flow[None]:
         """Commit what is pending from before."""
         ...

@@ -89,8 +89,8 @@ def resume(store: Store, job_id: str, by: str | None) -> None:
         if head.status is Status.PAUSED:
             return {"status": _idle(head), "reason": "paused", "resume_at": wall_time()}
         if head.status in FINISHED:
-            word = "retry" if head.status is Status.FAILED else "rewind"
-            _refuse(head, f"cannot be resumed; see `{word}`")
+            way_out = {Status.FAILED: "see `retry`", Status.COMPLETED: "see `rewind`"}
+            _refuse(head, f"cannot be resumed; {way_out.get(head.status, 'submit a new one')}")
         return None
 
     _apply(store, job_id, "resume", by, rule)

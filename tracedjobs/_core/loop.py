@@ -14,7 +14,12 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
+    MappingView,
     Sequence,
+)
+from collections.abc import (
+    Set as AbstractSet,
 )
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, Protocol, TypeVar, cast
@@ -465,6 +470,12 @@ class PairsLoop(Loop[T]):
         pairs = self._source(self.cursor)
         if isinstance(pairs, AsyncIterable) and self._run.is_async:
             return pairs
+        if isinstance(pairs, AsyncIterable):
+            msg = (
+                f"The source of step '{self.name}' is asynchronous; make the job an async def "
+                f"function."
+            )
+            raise TypeError(msg)
         if not isinstance(pairs, Iterable):
             msg = (
                 f"The source of step '{self.name}' returned {pairs!r}, which cannot be iterated; "
@@ -549,7 +560,7 @@ def check_source(source: object, name: str) -> None:
             "pass a list, or a function source(cursor) that yields (item, cursor_after_item) "
             "pairs from that cursor on"
         )
-    elif isinstance(source, (set, frozenset, dict)):
+    elif isinstance(source, (AbstractSet, Mapping, MappingView)):
         problem = f"a {type(source).__name__}, whose order another process need not share"
         way_out = "pass sorted(…) of it"
     else:

@@ -80,6 +80,12 @@ class JobOptions:
         if max_resumptions is not None and _no_count(max_resumptions):
             msg = f"max_resumptions={max_resumptions!r} must be an int of 0 or more, or None."
             raise ValueError(msg)
+        if not isinstance(resume_errors_after_advancing, bool):
+            msg = (
+                f"resume_errors_after_advancing={resume_errors_after_advancing!r} must be True or "
+                f"False."
+            )
+            raise TypeError(msg)
         if steps is not None and not isinstance(steps, int):
             if isinstance(steps, str):
                 msg = f"steps={steps!r} must be a list of names or their number."
@@ -91,7 +97,7 @@ class JobOptions:
         return cls(
             max_resumptions=max_resumptions,
             resume_delay=seconds(resume_delay, "resume_delay", zero=True),
-            resume_errors_after_advancing=bool(resume_errors_after_advancing),
+            resume_errors_after_advancing=resume_errors_after_advancing,
             checkpoint_every=seconds(checkpoint_every, "checkpoint_every", zero=True),
             max_runtime=None if max_runtime is None else seconds(max_runtime, "max_runtime"),
             stall_after=seconds(stall_after, "stall_after"),

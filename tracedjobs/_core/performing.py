@@ -162,13 +162,39 @@ def _take_lease(
         token = os.urandom(8).hex()
         change = _start(stored, job, worker, token, lease_ttl, lost=bool(lost))
         began = boot_time()
-        if (yield Ask(lambda change=change: store.change(change))):  # type: ignore[misc]  # as above
-            if lost:
+        try:
+            if (yield Ask(lambda change=change: store.change(change))) and lost:  # type: ignore[misc]  # as above
                 _tell_lost(head)
-            fresh = yield from _loaded(store, head.id)
-            if fresh.job.token == token:
-                return _Taken(fresh, token, began + lease_ttl)
-        stored = yield from _loaded(store, head.id)
+            stored = yield from _loaded(store, head.id)
+        except BaseException as error:
+            yield from _give_back(store, head.id, token, type(error).__name__)
+            raise
+        if stored.job.token == token:
+            return _Taken(stored, token, began + lease_ttl)
+
+
+def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]:
+    """Let go of a lease that may have been taken, for a run that will not begin."""
+
+    def work() -> None:
+        stored = store.load(job_id)
+        if stored is None or stored.job.token != token:
+            return
+        now = wall_time()
+        ends = {"status": Status.INTERRUPTED, "reason": reason, "resume_at": now, "token": None}
+        store.change(
+            Change(
+                job_id,
+                stored.job.revision,
+                {**ends, "owner": None, "lease_until": 0.0},
+                close_run=(stored.job.run, str(Status.INTERRUPTED), reason, now),
+            )
+        )
+
+    try:
+        yield Ask(work)
+    except StoreError:
+        return  # the lease ends by itself, and the job is found lost
 
 
 def _check_may_start(head: JobRecord, *, lost: bool) -> None:

@@ -124,8 +124,9 @@ class Saver:
         try:
             return run.take_save()
         except Exception:
-            # One job's cursor that cannot be stored: it is told so itself when its lease ends and
-            # it asks for it, and the others are saved.
+            # One job's cursor that cannot be stored: it meets the same error at its next item, when
+            # it asks for its lease, and the others are saved.
+            run.doubt()
             self._log.exception("The position of job %s cannot be saved.", run.record.id)
             self._again(run, now + _interval(run))
             return None

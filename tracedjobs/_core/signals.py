@@ -34,13 +34,13 @@ class StopSignals:
     def __init__(self, signals: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)) -> None:
         """Watch for `signals`."""
         self._signals = signals
-        self._active = False
+        self._pid: int | None = None
 
     def __enter__(self) -> Self:
         """Install the handlers, in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return self
-        self._active = True
+        self._pid = os.getpid()
         cls = StopSignals
         cls._depth += 1
         if cls._depth == 1:
@@ -54,17 +54,32 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         """Put back what was there, unless somebody else has taken its place since."""
-        if not self._active:
-            return
-        self._active = False
+        if self._pid != os.getpid():
+            return  # off the main thread, or in a forked child, which let go of them at once
+        self._pid = None
         cls = StopSignals
         cls._depth -= 1
         if cls._depth:
             return
-        while cls._before:
-            number, before = cls._before.popitem()
-            if signal.getsignal(number) is _on_signal:
-                signal.signal(number, before)
+        _put_back()
+
+
+def _put_back() -> None:
+    before = StopSignals._before
+    while before:
+        number, handler = before.popitem()
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, handler)
+
+
+def _after_fork_in_child() -> None:
+    # The child performs nothing: a SIGTERM ends it, as `Process.terminate()` expects.
+    _put_back()
+    StopSignals._depth = 0
+    StopSignals.seen = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

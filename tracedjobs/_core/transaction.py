@@ -53,6 +53,10 @@ CREATE: Final = """CREATE TABLE IF NOT EXISTS tracedjobs_cursors (
     result TEXT,
     PRIMARY KEY (job_id, step)
 )"""
+LIMIT_WAIT: Final = """SELECT set_config('lock_timeout', '2000', true)
+WHERE current_setting('lock_timeout') = '0'"""
+"""For PostgreSQL, which else waits for ever; in this transaction alone, and only where the user has
+set no limit."""
 PROBE: Final = "SELECT 1 FROM tracedjobs_cursors WHERE job_id = :job_id AND step = :step"
 ADD: Final = """INSERT INTO tracedjobs_cursors
 (job_id, step, submitted_at, epoch, rewinds, cursor, items, state, result)
@@ -149,7 +153,7 @@ class Ledger:
         else:
             return
         try:
-            yield from self.begin()
+            yield from self._begin_shortly()
             yield from self._connection.execute(CREATE, {})
             yield from self._commit()
         except Exception as error:
@@ -166,8 +170,13 @@ class Ledger:
                 )
                 raise error from None
 
-    def _look(self) -> Flow[None]:
+    def _begin_shortly(self) -> Flow[None]:
         yield from self.begin()
+        if self._connection.database == "postgresql":
+            yield from self._connection.fetch(LIMIT_WAIT, {})
+
+    def _look(self) -> Flow[None]:
+        yield from self._begin_shortly()
         yield from self._connection.fetch(PROBE, self._values())
         yield from self._commit()
 
@@ -196,7 +205,7 @@ class Ledger:
 
     def _raise_epoch(self, *, trial: bool) -> Flow[Row]:
         connection, ours = self._connection, self._values()
-        yield from self.begin()
+        yield from self._begin_shortly()
         yield from connection.execute(ADD, ours | {"rewinds": self._run.record.rewinds})
         changed = yield from connection.execute(RAISE_EPOCH, ours)
         row = cast("Row", (yield from connection.fetch(READ, ours)))

@@ -6,6 +6,7 @@ for work on the store and `Call` for the user's function; the driver sends back 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 __all__ = ["DONE", "Ask", "Call", "Flow", "drive", "drive_async", "resume_async", "start"]
 
@@ -84,24 +85,21 @@ def start(flow: Flow[None]) -> Ask | Call | None:
 
 
 async def resume_async(flow: Flow[T], wanted: Ask | Call) -> T:
-    """Run a started flow, which waits for `wanted`, to its end.
-
-    Shielded, for a cancelled task would otherwise cancel a save that waits for its turn.
-    """
-    import asyncio  # noqa: PLC0415 - doubles the time of an import
-
+    """Run a started flow, which waits for `wanted`, to its end."""
+    asked: Future[object] | None = None
     try:
         while True:
             try:
                 if isinstance(wanted, Ask):
-                    future = _executor().submit(wanted.work)
-                    value: object = await asyncio.shield(asyncio.wrap_future(future))
+                    asked = _executor().submit(wanted.work)
+                    value: object = await _answer(asked)
                 else:
                     value = wanted.work()
                     if isinstance(value, Awaitable):
                         value = await value
             except GeneratorExit as error:
                 # The event loop is gone: nothing can be awaited any more, but it can be saved.
+                _wait_for(asked)
                 return _drive_on(flow, flow.throw(error))
             except BaseException as error:
                 wanted = flow.throw(error)
@@ -109,6 +107,31 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call) -> T:
                 wanted = flow.send(value)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+async def _answer(asked: Future[T]) -> T:
+    """What comes of the work, which goes on in its thread whatever happens to this task.
+
+    A cancellation is raised when the work has ended: so whoever looks at the store after it sees
+    the work done or not done, and never about to be done.
+    """
+    import asyncio  # noqa: PLC0415 - doubles the time of an import
+
+    waiting = asyncio.wrap_future(asked)
+    try:
+        return await asyncio.shield(waiting)
+    except asyncio.CancelledError:
+        while not waiting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([waiting])
+        waiting.exception()  # whatever it was, the cancellation is what is told
+        raise
+
+
+def _wait_for(asked: Future[object] | None) -> None:
+    if asked is not None:
+        with contextlib.suppress(BaseException):
+            asked.result()
 
 
 _mutex = threading.Lock()

@@ -27,7 +27,7 @@ def open_store(url: str, *, timeout: float = 5.0) -> Store:
     if not separator or scheme not in STORES:
         known = ", ".join(f"{each}://" for each in STORES)
         shown = f"{scheme}://…" if separator else "that address"
-        msg = f"No store is known for {shown} An address begins with one of {known}."
+        msg = f"No store is known for {shown}; an address begins with one of {known}."
         raise StoreError(msg)
     module, name = STORES[scheme]
     return cast("Store", getattr(import_module(module), name).from_url(url, timeout=timeout))

@@ -1,4 +1,4 @@
-"""Writes `version_1.db`, a file of schema version 1 with a job in every status.
+"""Writes `version_1.sqlite`, a file of schema version 1 with a job in every status.
 
 It was run once, by the code of version 0.1.0; the file is kept so that later code proves that it
 still reads it. Run it again only while version 1 is not released: `python -m` this module.
@@ -23,7 +23,7 @@ from tracedjobs._core.records import (
 )
 from tracedjobs.stores.sqlite import SQLiteStore
 
-FILE: Final = Path(__file__).with_name("version_1.db")
+FILE: Final = Path(__file__).with_name("version_1.sqlite")
 TOKEN: Final = "0123456789abcdef"
 NOON: Final = 1_700_000_000.0
 
@@ -49,11 +49,11 @@ def write_job(store: SQLiteStore, status: Status) -> None:
         return
     start = {"status": Status.RUNNING, "token": TOKEN, "run": 1, "worker": "host:7"}
     run = RunRecord(1, "host:7", NOON + 1, resumed=False)
-    store.change(Change(job_id, 0, start, lease_ttl=30.0, open_run=run))
+    store.change(Change(job_id, 0, start, lease_ttl=0.0, open_run=run))
     step = StepRecord("validate", '"valid"', "null", 0, None, None, NOON + 1, NOON + 2, 1)
     store.complete_step(job_id, TOKEN, step, position=0, seq=1, state='{"seen": 1}')
     position = Position("import_rows", "433", 433, 31_053_850, "bytes", NOON + 2, '"print"')
-    store.save([Save(job_id, TOKEN, 2, 30.0, position, NOON + 3, '{"seen": 433}')])
+    store.save([Save(job_id, TOKEN, 2, 0.0, position, NOON + 3, '{"seen": 433}')])
     if status is Status.RUNNING:
         return
     ends = {"status": status, "token": None, "reason": "stopping", "lease_until": 0.0}

@@ -10,6 +10,7 @@ import pytest
 
 from tests.both_ways import Lab
 from tracedjobs import AsyncContext, Runtime, Step
+from tracedjobs._core import run
 from tracedjobs.errors import SerializationError
 from tracedjobs.testing import interrupt_after, interrupt_during
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.both_ways import Body
+
+
+@pytest.fixture(autouse=True)
+def every_state_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a pair after every item, however slow this machine is just now."""
+    monkeypatch.setattr(run, "CHEAP_STATE", 3600.0)
 
 
 def summing(fail: Callable[[AsyncContext, int], object] = lambda ctx, item: None) -> Body:
@@ -102,6 +109,26 @@ def test_ctrl_c_within_an_item_keeps_the_pair(lab: Lab, error: type[BaseExceptio
     with pytest.raises(error):
         lab.perform(job_id)
     assert position_and_state(lab, job_id) == (5, {"sum": 10, "seen": [0, 1, 2, 3, 4]})
+    assert lab.perform(job_id).result == WHOLE
+
+
+def test_a_dear_state_is_taken_less_often_and_is_still_one_pair_with_the_cursor(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(ctx: AsyncContext, item: int) -> None:
+        if item == 5 and not ctx.resumed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "CHEAP_STATE", 0.0)
+    monkeypatch.setattr(run, "STATE_SHARE", 10**9)
+    job_id = lab.submit(summing(fail), checkpoint_every=3600)
+    with pytest.raises(KeyboardInterrupt):
+        lab.perform(job_id)
+    cursor, state = position_and_state(lab, job_id)
+    assert isinstance(cursor, int)
+    assert cursor < 5
+    seen = list(range(cursor))
+    assert state == ({"sum": sum(seen), "seen": seen} if seen else {})
     assert lab.perform(job_id).result == WHOLE
 
 
@@ -204,7 +231,11 @@ def test_state_touched_in_an_earlier_run_alone_survives_runs_that_do_not_touch_i
     assert lab.get(job_id).state == {"k": 1}
 
 
-def test_a_large_state_is_as_exact_at_an_interruption_as_a_small_one(lab: Lab) -> None:
+def test_a_large_state_is_as_exact_at_an_interruption_as_a_small_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "CHEAP_STATE", 0.0)
+
     async def collect(ctx: AsyncContext) -> int:
         async for item in ctx.each("loop", range(2000)):
             ctx.state.setdefault("seen", list(range(5000))).append(item)

@@ -147,9 +147,10 @@ class BaseContext:
         total = checked_total(total, name)
         stall_after = None if stall_after is None else seconds(stall_after, "stall_after")
         run.progress.encountered[name] = None
-        if name in run.progress.completed:
+        done = run.progress.completed.get(name)
+        if done is not None:
             run.emit("job_step_skipped", step=name)
-            return skipped_loop(run, name)
+            return skipped_loop(run, done)
         _isolate(run, isolated=isolated)
         loop = loop_over(
             run,

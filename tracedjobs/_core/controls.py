@@ -24,6 +24,7 @@ from tracedjobs._core.records import (
     Position,
     Status,
     Stored,
+    expiry,
     position_columns,
 )
 from tracedjobs.errors import InvalidTransitionError, JobNotFoundError
@@ -112,7 +113,7 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
             "reason": "cancelled",
             "resume_at": None,
             "ended_at": now,
-            "expires_at": now + head.retention,
+            "expires_at": expiry(now, head.retention),
             **_freed(lost=seen.lost),
         }
 
@@ -191,7 +192,7 @@ def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
             return None  # somebody else was faster
         if wish == "cancel":
             now = wall_time()
-            ends: Columns = {"ended_at": now, "expires_at": now + seen.stored.job.retention}
+            ends: Columns = {"ended_at": now, "expires_at": expiry(now, seen.stored.job.retention)}
             return {"status": Status.CANCELLED, "reason": "cancelled", **ends, **_freed(lost=True)}
         if wish == "pause":
             return {"status": Status.PAUSED, "reason": "paused", **_freed(lost=True)}

@@ -81,6 +81,9 @@ class Job(Generic[P, R]):
 
         `job_id="…"` runs that job, if it was submitted before with the same arguments.
         """
+        if self.is_async:
+            msg = f"{self.name} is an async def job; use run_async."
+            raise TypeError(msg)
         runtime = _default_runtime()
         return runtime.perform(runtime.submit(self, *args, job_id=job_id, **kwargs))
 
@@ -88,6 +91,9 @@ class Job(Generic[P, R]):
         self, *args: object, job_id: str | None = None, **kwargs: object
     ) -> Outcome:
         """See `run`, for `async def` jobs."""
+        if not self.is_async:
+            msg = f"{self.name} is a def job; use run."
+            raise TypeError(msg)
         runtime = _default_runtime()
         return await runtime.perform_async(runtime.submit(self, *args, job_id=job_id, **kwargs))
 
@@ -152,7 +158,7 @@ def job(
     - `stall_after`: in a step with a cursor: no movement for this long counts as stalled.
     - `deadline`: time from submission by which the job should be done; nothing is stopped.
     - `steps`: the names or number of steps, for "2 of 5".
-    - `retention`: how long a finished job's record stays.
+    - `retention`: how long a finished job's record stays; `math.inf` keeps it.
 
     Raises `TypeError` or `ValueError` for a wrong option, and `TracedJobsError` when another
     function has the name.

@@ -22,11 +22,12 @@ from collections.abc import (
     Set as AbstractSet,
 )
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
 from weakref import ref
 
 from tracedjobs._core import values
 from tracedjobs._core.options import checked_total
+from tracedjobs._core.records import Position
 from tracedjobs._core.step import Step
 from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError, SourceChangedError
@@ -34,7 +35,7 @@ from tracedjobs.errors import InvalidStepError, SourceChangedError
 if TYPE_CHECKING:
     from types import GeneratorType
 
-    from tracedjobs._core.records import Position
+    from tracedjobs._core.records import StepRecord
     from tracedjobs._core.run import Run
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
@@ -49,8 +50,10 @@ _END: Final = object()
 class Source(Protocol[T_co]):
     """What a loop can read from any position: called with a cursor, it goes on from there."""
 
-    def __call__(self, cursor: object, /) -> Iterable[tuple[T_co, object]]:
-        """Pairs of an item and the cursor after it."""
+    def __call__(
+        self, cursor: Any, /
+    ) -> Iterable[tuple[T_co, object]] | AsyncIterable[tuple[T_co, object]]:
+        """Pairs of an item and the cursor after it; in `async def` jobs it may be async."""
         ...
 
 
@@ -356,7 +359,7 @@ class SequenceLoop(Loop[T]):
         self._at = at
 
     @property
-    def cursor(self) -> object:
+    def cursor(self) -> Any:
         """The offset of the item in hand: those before it are done."""
         return self._at
 
@@ -427,7 +430,7 @@ class PairsLoop(Loop[T]):
         self._agree_on_fingerprint(begins=position is None)
 
     @property
-    def cursor(self) -> object:
+    def cursor(self) -> Any:
         """What the source said after the last item that is done."""
         after = cast("tuple[object, int]", self._at)[0]
         return values.decode(after) if isinstance(after, str) else after
@@ -500,11 +503,11 @@ class PairsLoop(Loop[T]):
         raise TypeError(msg)
 
     def _agree_on_fingerprint(self, *, begins: bool) -> None:
-        if begins:
+        if begins or self._fingerprint is None:
             fingerprint: Callable[[], object] | None = getattr(self._source, "fingerprint", None)
             if fingerprint is not None:
                 self._fingerprint = values.encode(fingerprint(), path="fingerprint")
-        elif self._fingerprint is not None:
+        else:
             check = getattr(self._source, "check_fingerprint", None)
             if check is not None:
                 check(values.decode(self._fingerprint))
@@ -540,11 +543,23 @@ def loop_over(
     )
 
 
-def skipped_loop(run: Run, name: str) -> Loop[T]:
-    """The loop of a step that is done already: it has no items."""
-    loop: Loop[T] = Loop(run, name, start=None, position=None, total=None, stall_after=None)
+def skipped_loop(run: Run, done: StepRecord) -> Loop[T]:
+    """The loop of a step that is done already: it has no items, and stands at its end."""
+    loop: Loop[T] = PairsLoop(
+        run,
+        done.name,
+        _no_pairs,
+        start=None,
+        position=Position(done.name, done.cursor, done.items, done.total, done.unit),
+        total=None,
+        stall_after=None,
+    )
     loop._done = True
     return loop
+
+
+def _no_pairs(_cursor: object) -> tuple[()]:
+    return ()
 
 
 def check_source(source: object, name: str) -> None:

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["Duration", "JobOptions", "checked_total", "seconds"]
 
 Duration = float | timedelta
+LONGEST: Final = 100 * 366 * 24 * 3600.0
 LARGEST_TOTAL: Final = 2**63 - 1
 
 
-def seconds(value: Duration, option: str, *, zero: bool = False) -> float:
-    """`value` in seconds; raises `TypeError` or `ValueError` that names `option`."""
+def seconds(value: Duration, option: str, *, zero: bool = False, forever: bool = False) -> float:
+    """`value` in seconds; raises `TypeError` or `ValueError` that names `option`.
+
+    `zero` and `forever` (infinity) are allowed where they are said to be.
+    """
     if isinstance(value, timedelta):
         number = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -28,6 +32,9 @@ def seconds(value: Duration, option: str, *, zero: bool = False) -> float:
     if math.isnan(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "above 0"
         msg = f"{option}={value!r} must be {least} seconds."
+        raise ValueError(msg)
+    if number > LONGEST and not (forever and math.isinf(number)):
+        msg = f"{option}={value!r} is longer than {LONGEST:.0f} s, a hundred years."
         raise ValueError(msg)
     return number
 
@@ -103,7 +110,7 @@ class JobOptions:
             stall_after=seconds(stall_after, "stall_after"),
             deadline=None if deadline is None else seconds(deadline, "deadline"),
             steps=steps,
-            retention=seconds(retention, "retention", zero=True),
+            retention=seconds(retention, "retention", zero=True, forever=True),
         )
 
 

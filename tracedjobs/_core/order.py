@@ -28,11 +28,18 @@ def check_step(progress: Progress, name: object) -> str:
 
 def check_returned_complete(progress: Progress) -> None:
     """Check that a job that returned has met the step it was to resume from."""
-    if progress.resume_from is not None:
+    position = progress.resume_from
+    if position is None:
+        return
+    if position.step in progress.encountered:
         refuse(
-            f"The job returned without meeting step '{progress.resume_from.step}', which it was to "
-            f"resume from. Bring the step back, or rewind the job to a step that is still there."
+            f"The job returned though step '{position.step}' was left before it was done: its "
+            f"error was caught. Let the error pass, so that the step is resumed."
         )
+    refuse(
+        f"The job returned without meeting step '{position.step}', which it was to resume from. "
+        f"Bring the step back, or rewind the job to a step that is still there."
+    )
 
 
 def step_is_named(name: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 import traceback
 import warnings
 from dataclasses import dataclass, replace
@@ -25,11 +24,12 @@ from tracedjobs._core.records import (
     RunRecord,
     Status,
     Stored,
+    expiry,
     position_columns,
 )
 from tracedjobs._core.run import LeaseLost, Run, Stopping
 from tracedjobs._core.saver import saver
-from tracedjobs._core.waiting import Ask, Call, Flow, drive
+from tracedjobs._core.waiting import Ask, Call, Flow, Pause, drive
 from tracedjobs.errors import (
     Interrupt,
     InvalidStepError,
@@ -100,6 +100,11 @@ def perform(
         if isinstance(run.current, Loop):
             yield from run.current.abandon()
         outcome = yield from finish(run, ending)
+    except GeneratorExit as error:
+        # The event loop was closed under a suspended job. `yield from` raises this here whatever
+        # `_call` returned, and nothing may be yielded any more.
+        drive(finish(run, Ending(Status.INTERRUPTED, "GeneratorExit", error=error)))
+        raise
     finally:
         saver.remove(run)
         run.ended = True
@@ -157,8 +162,8 @@ def _take_lease(
             return _outcome_of_completed(stored)
         lost = yield Ask(lambda head=head: is_lost(store, head))  # type: ignore[misc]  # a default binds
         _check_may_start(head, lost=bool(lost))
-        if lost and _over_limit(job, head):
-            yield from _fail_lost(store, stored, job)
+        if (lost or head.reason == "lost") and _over_limit(job, head):
+            yield from _fail_lost(store, stored, job, lost=bool(lost))
         token = os.urandom(8).hex()
         change = _start(stored, job, worker, token, lease_ttl, lost=bool(lost))
         began = boot_time()
@@ -216,6 +221,7 @@ def _start(
     head = stored.job
     now = wall_time()
     resumed = bool(stored.steps) or stored.open_position is not None
+    counts = resumed or lost or head.reason == "lost"  # or a job that kills its process never ends
     return Change(
         job_id=head.id,
         revision=head.revision,
@@ -225,7 +231,7 @@ def _start(
             "token": token,
             "worker": worker,
             "owner": owner_name(),
-            "resumptions": head.resumptions + resumed,
+            "resumptions": head.resumptions + counts,
             "started_at": now if head.started_at is None else head.started_at,
             "ended_at": None,
             "expires_at": None,
@@ -253,7 +259,7 @@ def _limit_error(job: Job[..., Any]) -> ResumeLimitError:
     return ResumeLimitError(f"Job was resumed a maximum of {job.options.max_resumptions} times")
 
 
-def _fail_lost(store: Store, stored: Stored, job: Job[..., Any]) -> Flow[None]:
+def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) -> Flow[None]:
     # A job that kills its process each time would otherwise be tried for ever.
     head = stored.job
     error = _limit_error(job)
@@ -267,13 +273,14 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any]) -> Flow[None]:
             "wish": None,
             "error": described(error),
             "ended_at": now,
-            "expires_at": now + job.options.retention,
+            "expires_at": expiry(now, job.options.retention),
         },
-        if_lease_until=head.lease_until,
-        close_run=(head.run, "lost", "lost", now),
+        if_lease_until=head.lease_until if lost else None,
+        close_run=(head.run, "lost", "lost", now) if lost else None,
     )
     if (yield Ask(lambda: store.change(change))):
-        _tell_lost(head)
+        if lost:
+            _tell_lost(head)
         raise error
 
 
@@ -419,8 +426,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
         except StoreUnavailableError:
             if boot_time() + pause >= run.lease_deadline:
                 return _unrecorded(run, ending)
-            delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries
-            yield Ask(lambda delay=delay: time.sleep(delay))  # type: ignore[misc]  # a default binds
+            yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries
             pause = min(pause * 2, 1.0)
             continue
         except Exception:
@@ -474,7 +480,7 @@ def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
         columns["resume_at"] = now + run.options.resume_delay
     elif ending.status is not Status.PAUSED:
         columns["ended_at"] = now
-        columns["expires_at"] = now + run.options.retention
+        columns["expires_at"] = expiry(now, run.options.retention)
     if ending.status is Status.COMPLETED:
         columns["result"] = ending.result
     return Change(

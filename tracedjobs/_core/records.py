@@ -6,6 +6,7 @@ Times are seconds since the epoch, but for `lease_until`, which is on the store'
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -61,7 +62,14 @@ ALLOWED: Final[Mapping[Status, frozenset[Status]]] = {
         }
     ),
     Status.INTERRUPTED: frozenset(
-        {Status.RUNNING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}
+        # to failed: found lost, and over its limit of resumptions
+        {
+            Status.RUNNING,
+            Status.INTERRUPTED,
+            Status.PAUSED,
+            Status.FAILED,
+            Status.CANCELLED,
+        }
     ),
     Status.PAUSED: frozenset({Status.PENDING, Status.INTERRUPTED, Status.PAUSED, Status.CANCELLED}),
     Status.COMPLETED: frozenset({Status.INTERRUPTED}),
@@ -240,6 +248,11 @@ class Change:
     """Number, outcome, reason and end of the run that ends."""
     drop_steps: tuple[str, ...] = ()
     control: ControlRecord | None = None
+
+
+def expiry(now: float, retention: float) -> float | None:
+    """When the record of a job that ends now is to go; `None` for one that is kept."""
+    return None if math.isinf(retention) else now + retention
 
 
 def position_columns(position: Position | None) -> dict[str, object]:

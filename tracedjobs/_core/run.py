@@ -17,7 +17,7 @@ from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time, wall_time
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
-from tracedjobs._core.waiting import DONE, Ask, Flow, drive, resume_async, start
+from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, drive, resume_async, start
 from tracedjobs.errors import Interrupt, StoreUnavailableError, TracedJobsError
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ __all__ = ["LeaseLost", "Run", "Stopping"]
 Stopping = Callable[..., bool | str | None]
 """Called with the running `ctx`: `True` or a reason interrupts."""
 
-WITHDRAWABLE: Final = frozenset({"paused", "store_unavailable"})
-"""Reasons to stop that may pass before the job has seen them."""
 CHEAP_STATE: Final = 50e-6
 """Seconds: a state that is stored faster than this is taken after every item."""
 STATE_SHARE: Final = 20
@@ -56,10 +54,13 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_asked",
+        "_away",
         "_pair_cost",
         "_pair_taken_at",
         "_seen",
         "_told",
+        "_wish",
         "attention",
         "ctx",
         "current",
@@ -82,7 +83,6 @@ class Run:
         "started_boot",
         "state",
         "state_touched",
-        "stop_reason",
         "stopping",
         "store",
         "token",
@@ -117,7 +117,9 @@ class Run:
         self.started_boot = boot_time()
         self.progressed_at: float | None = stored.job.progressed_at
         self.seq = itertools.count(1)
-        self.stop_reason: str | None = None
+        self._asked: str | None = None
+        self._wish: str | None = None
+        self._away = False
         self.raised: Interrupt | None = None
         self.lost: str | None = None
         self.in_doubt = False
@@ -134,25 +136,31 @@ class Run:
 
     # -- what other threads may call ---
 
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the run is asked to stop; a cancellation is above all others."""
+        if self._wish == "cancelled":
+            return self._wish
+        return self._asked or self._wish or ("store_unavailable" if self._away else None)
+
     def request_stop(self, reason: str) -> None:
         """Ask for an interruption at the next checkpoint. Takes no lock: signals call it.
 
-        The first reason holds, but a cancellation is above all others, and a reason that may be
-        withdrawn again is below all others: a SIGTERM must not go with it.
+        Each kind of request has a place of its own, so that taking one back never takes another
+        with it: a SIGTERM that comes while a pause is withdrawn holds.
         """
-        held = self.stop_reason
-        if (
-            held is None
-            or reason == "cancelled"
-            or (held in WITHDRAWABLE and reason not in WITHDRAWABLE)
-        ):
-            self.stop_reason = reason
+        if reason in {"paused", "cancelled"}:
+            self._wish = reason
+        elif reason == "store_unavailable":
+            self._away = True
+        elif self._asked is None:
+            self._asked = reason
         self.attention = True
 
     def withdraw_stop(self) -> None:
-        """Take back a request that the job has not seen yet, if it is one of `WITHDRAWABLE`."""
-        if self.stop_reason in WITHDRAWABLE:
-            self.stop_reason = None
+        """Take back what an operator wished, or the store's absence asked for."""
+        self._wish = None
+        self._away = False
 
     def lose(self, why: str) -> None:
         """Say that another run has the job: this one may write nothing more."""
@@ -358,8 +366,7 @@ class Run:
                 if boot_time() + pause >= self.lease_deadline - self.margin:
                     self.request_stop("store_unavailable")
                     self.interrupt("store_unavailable")
-            delay = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries
-            yield Ask(lambda delay=delay: time.sleep(delay))  # type: ignore[misc]  # a default binds
+            yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries
             pause = min(pause * 2, 1.0)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -130,7 +131,7 @@ class Runtime:
             notify("job_submitted", job=record.name, job_id=record.id, run=0)
             return record.id
         there = self._load(record.id).job
-        if (there.name, there.arguments) != (record.name, record.arguments):
+        if there.name != record.name or _canonical(there) != _canonical(record):
             what = "other arguments" if there.name == record.name else f"the name {there.name!r}"
             msg = (
                 f"The job {record.id} exists already with {what}; take another job_id, or submit "
@@ -390,6 +391,11 @@ def _named_arguments(
         raise TypeError(msg) from None
     ctx_name = next(iter(job.signature.parameters))
     return {name: value for name, value in bound.arguments.items() if name != ctx_name}
+
+
+def _canonical(record: JobRecord) -> str:
+    # Equal for dicts that differ in order alone; as text, for 1, 1.0 and True are equal otherwise.
+    return json.dumps(json.loads(record.arguments), sort_keys=True)
 
 
 def _checked_id(job_id: str | None) -> str:

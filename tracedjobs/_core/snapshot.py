@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import values
 from tracedjobs._core.records import (
@@ -21,6 +21,9 @@ from tracedjobs.errors import SerializationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_LAST_MOMENT: Final = datetime.max.replace(tzinfo=UTC).timestamp() - 1
+"""No date is later; a job may be kept for longer."""
 
 __all__ = [
     "ControlSnapshot",
@@ -256,7 +259,7 @@ def _readable(text: str | None) -> object:
 
 
 def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)
+    return datetime.fromtimestamp(min(at, _LAST_MOMENT), UTC)
 
 
 def _moment_or_none(at: float | None) -> datetime | None:

@@ -6,7 +6,7 @@ The loop that is a step is in `loop`.
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.clock import wall_time
@@ -86,7 +86,7 @@ class Step:
         return f"<{type(self).__name__} {self.name!r} at {self.cursor!r}>"
 
     @property
-    def cursor(self) -> object:
+    def cursor(self) -> Any:
         """The position: everything before it is done."""
         return self._cursor
 
@@ -208,7 +208,7 @@ def _successor(value: object) -> object:
         pass
     elif isinstance(value, int):
         return value + 1
-    elif isinstance(value, date):
+    elif isinstance(value, date) and value < date.max:
         return value + timedelta(days=1)
     msg = (
         f"Cursor {value!r} of type '{type(value).__name__}' has no successor; only int and "

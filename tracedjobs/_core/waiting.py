@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
-__all__ = ["DONE", "Ask", "Call", "Flow", "drive", "drive_async", "resume_async", "start"]
+__all__ = ["DONE", "Ask", "Call", "Flow", "Pause", "drive", "drive_async", "resume_async", "start"]
 
 T = TypeVar("T")
+LONGEST_WAIT: Final = 5.0
+"""Seconds to wait for a save when the event loop is gone; then it is left to its thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,17 @@ class Ask:
     """Work that may block: a call of the store, or a pause between two."""
 
     work: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing for that many seconds, before something is tried again."""
+
+    seconds: float
+
+    def work(self) -> None:
+        """Wait in this thread."""
+        time.sleep(self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,7 @@ class _Done:
 
 
 DONE: Final = _Done()
-Flow = Generator[Ask | Call, object, T]
+Flow = Generator[Ask | Call | Pause, object, T]
 
 
 def drive(flow: Flow[T]) -> T:
@@ -57,7 +71,7 @@ def drive(flow: Flow[T]) -> T:
         return stop.value  # type: ignore[no-any-return]  # what the generator returned
 
 
-def _drive_on(flow: Flow[T], wanted: Ask | Call) -> T:
+def _drive_on(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
     try:
         while True:
             try:
@@ -79,20 +93,25 @@ async def drive_async(flow: Flow[T]) -> T:
     return await resume_async(flow, wanted)
 
 
-def start(flow: Flow[None]) -> Ask | Call | None:
+def start(flow: Flow[None]) -> Ask | Call | Pause | None:
     """Run the flow to where it must wait: for what, or `None` when it came to its end."""
     return next(flow, None)
 
 
-async def resume_async(flow: Flow[T], wanted: Ask | Call) -> T:
+async def resume_async(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
     """Run a started flow, which waits for `wanted`, to its end."""
+    import asyncio  # noqa: PLC0415 - doubles the time of an import
+
     asked: Future[object] | None = None
     try:
         while True:
             try:
+                value: object = None
                 if isinstance(wanted, Ask):
-                    asked = _executor().submit(wanted.work)
-                    value: object = await _answer(asked)
+                    asked = _submitted(wanted.work)
+                    value = wanted.work() if asked is None else await _answer(asked)
+                elif isinstance(wanted, Pause):
+                    await asyncio.sleep(wanted.seconds)
                 else:
                     value = wanted.work()
                     if isinstance(value, Awaitable):
@@ -128,10 +147,18 @@ async def _answer(asked: Future[T]) -> T:
         raise
 
 
+def _submitted(work: Callable[[], T]) -> Future[T] | None:
+    """The work, begun in another thread; `None` when the interpreter ends and starts no more."""
+    try:
+        return _executor().submit(work)
+    except RuntimeError:
+        return None
+
+
 def _wait_for(asked: Future[object] | None) -> None:
     if asked is not None:
         with contextlib.suppress(BaseException):
-            asked.result()
+            asked.result(timeout=LONGEST_WAIT)
 
 
 _mutex = threading.Lock()

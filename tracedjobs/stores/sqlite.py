@@ -96,6 +96,10 @@ _SAVE_MANY: Final = (
     "AND jobs.token = json_extract(s.value, '$[1]') "
     "AND jobs.saved_seq < json_extract(s.value, '$[2]')"
 )
+_COUNT_STEPS: Final = (
+    "INSERT INTO names (name, steps) SELECT name, (SELECT count(*) FROM steps WHERE job = seq) "
+    "FROM jobs WHERE seq = ? ON CONFLICT (name) DO UPDATE SET steps = excluded.steps"
+)
 _ANY_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at <= ? LIMIT 1"
 _WISHES: Final = "SELECT id, token, wish FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -276,11 +280,7 @@ class SQLiteStore:
     def steps_of_last_completed(self, name: str) -> int | None:
         """See `Store.steps_of_last_completed`."""
         row = self._db.run(
-            lambda raw: raw.execute(
-                "SELECT (SELECT count(*) FROM steps WHERE job = jobs.seq) FROM jobs "
-                "WHERE name = ? AND status = 'completed' ORDER BY seq DESC LIMIT 1",
-                (name,),
-            ).fetchone()
+            lambda raw: raw.execute("SELECT steps FROM names WHERE name = ?", (name,)).fetchone()
         )
         return None if row is None else int(row[0])
 
@@ -368,6 +368,8 @@ def _refuse_transition(raw: sqlite3.Connection, change: Change, status: object) 
 
 def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
     (seq,) = raw.execute("SELECT seq FROM jobs WHERE id = ?", (change.job_id,)).fetchone()
+    if change.columns.get("status") is Status.COMPLETED:
+        raw.execute(_COUNT_STEPS, (seq,))
     for name in change.drop_steps:
         raw.execute("DELETE FROM steps WHERE job = ? AND name = ?", (seq, name))
     if change.close_run is not None:

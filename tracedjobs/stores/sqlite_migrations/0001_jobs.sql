@@ -81,3 +81,9 @@ CREATE TABLE controls (
     detail TEXT,
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
+
+-- How many steps the last completed job of a name had, for "2 of 5".
+CREATE TABLE names (
+    name TEXT PRIMARY KEY,
+    steps INTEGER NOT NULL
+) WITHOUT ROWID;

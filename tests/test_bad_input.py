@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,19 @@ def test_a_source_that_cannot_be_resumed_is_refused_with_the_way_out(lab: Lab, k
     assert [step.name for step in lab.get(job_id).steps] == ["before"]
 
 
-@pytest.mark.parametrize("yielded", [7, (1,), (1, 2, 3), [1, 2], "ab", None])
+@pytest.mark.parametrize(
+    ("cursor_before", "yielded"),
+    [
+        *itertools.product([1, "a"], [7, (1,), (1, 2, 3), None]),
+        # after ints what can be unpacked is not looked at any closer, see `PairsLoop`
+        *itertools.product(["a"], [[1, 2], "ab"]),
+    ],
+)
 def test_a_source_that_yields_no_pairs_is_refused_with_what_it_yielded(
-    lab: Lab, yielded: object
+    lab: Lab, cursor_before: object, yielded: object
 ) -> None:
     def source(cursor: object) -> Iterator[object]:
-        yield ("fine", 1)
+        yield ("fine", cursor_before)
         yield yielded
 
     async def loop(ctx: AsyncContext) -> None:
@@ -83,7 +91,7 @@ def test_a_source_that_yields_no_pairs_is_refused_with_what_it_yielded(
         f"(item, cursor_after_item), so that the loop can be resumed."
     )
     assert seen == ["fine"]
-    assert lab.get(job_id).steps[0].cursor == 1
+    assert lab.get(job_id).steps[0].cursor == cursor_before
 
 
 def test_a_source_that_returns_nothing_iterable_is_refused(lab: Lab) -> None:

@@ -506,7 +506,7 @@ def test_a_reason_that_no_store_takes_is_recorded_all_the_same(runtime: Runtime)
 CROWD: Final = """
 import random
 rng = random.Random(int(sys.argv[4]))
-names = ("submit", "perform", "pause", "resume", "retry", "rewind", "recover", "cancel")
+names = ("submit", "perform", "pause", "resume", "retry", "rewind", "recover")
 
 @job(name="crowd")
 def crowd(ctx: Context, path: str) -> None:
@@ -520,8 +520,10 @@ def crowd(ctx: Context, path: str) -> None:
 
 with Runtime(URL) as runtime:
     give_up = time.monotonic() + 3.0
-    while (left := give_up - time.monotonic()) > 0:
-        action = rng.choices(names, (4, 10, 3, 4, 3, 2, 2, left < 0.5))[0]
+    action = ""
+    while action != "cancel":
+        going_on = time.monotonic() < give_up
+        action = rng.choices(names, (4, 10, 3, 4, 3, 2, 2))[0] if going_on else "cancel"
         try:
             if action == "submit":
                 runtime.submit(crowd, sys.argv[3], job_id=JOB_ID)
@@ -558,4 +560,5 @@ def test_eight_processes_that_do_everything_at_once_run_the_job_once_at_a_time(
         assert begin[1:] == end[1:]
     assert [int(line[1]) for line in lines[::2]] == numbers
     assert all(run.ended_at is not None for run in stored.runs)
-    assert stored.job.status is Status.CANCELLED
+    # All have asked for a cancellation at the end: it came, or was too late.
+    assert stored.job.status in {Status.CANCELLED, Status.COMPLETED}

@@ -226,12 +226,15 @@ FORKED: Final = """
 @job(name="forked")
 def forked(ctx: Context) -> None:
     for item in ctx.each("items", range(3)):
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
+                os.write(writing, b"up")
                 time.sleep(600)
             finally:
                 os._exit(7)
+        os.read(reading, 2)  # a signal that comes while Python is forking is lost in any program
         os.kill(child, signal.SIGTERM)
         say("ended by", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 

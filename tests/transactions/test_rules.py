@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -14,6 +15,7 @@ from psycopg.rows import dict_row
 from tests.transactions.databases import django_connection
 from tracedjobs import job
 from tracedjobs._core.transaction import CREATE
+from tracedjobs.errors import InvalidStepError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,6 +256,25 @@ def test_a_closed_connection_does_not_hide_why_the_job_failed(
         assert runtime.get(job_id).status == "failed"
 
 
+def test_a_connection_s_own_block_around_the_loop_commits_no_item_that_was_left(
+    runtime: Runtime, sqlite: Database
+) -> None:
+    @job(name="leaving")
+    def leaving(ctx: Context) -> None:
+        with closing(sqlite3.connect(sqlite.address)) as raw, raw:
+            loop = ctx.each("items", range(3), transaction=raw)
+            for item in loop:
+                raw.execute("INSERT INTO done VALUES (?)", (item,))
+                if item == 1:
+                    break
+            with pytest.raises(InvalidStepError, match="Call it before the break"):
+                loop.finish()
+
+    with pytest.raises(InvalidStepError, match="left at cursor 1"):
+        runtime.perform(runtime.submit(leaving))
+    assert sqlite.items == [0]
+
+
 def test_factories_of_the_user_do_not_matter(
     runtime: Runtime, sqlite: Database, postgresql: Database
 ) -> None:
@@ -262,8 +283,9 @@ def test_factories_of_the_user_do_not_matter(
         raw.text_factory = bytes
         job_id = runtime.submit(looping(raw, lambda: raw.execute(INSERT)))
         assert runtime.perform(job_id, stopping=lambda ctx: ctx.current.cursor == 1).reason
+        sqlite.run("UPDATE tracedjobs_cursors SET cursor = '2', items = 2")
         assert runtime.perform(job_id).ok
-        assert sqlite.items == [1, 1, 1]
+        assert sqlite.items == [1, 1]
     with closing(
         psycopg.connect(
             postgresql.address, row_factory=dict_row, cursor_factory=cast("Any", psycopg.RawCursor)
@@ -271,8 +293,9 @@ def test_factories_of_the_user_do_not_matter(
     ) as connection:
         job_id = runtime.submit(looping(connection, lambda: connection.execute(INSERT)))
         assert runtime.perform(job_id, stopping=lambda ctx: ctx.current.cursor == 1).reason
+        postgresql.run("UPDATE tracedjobs_cursors SET cursor = '2', items = 2")
         assert runtime.perform(job_id).ok
-        assert postgresql.items == [1, 1, 1]
+        assert postgresql.items == [1, 1]
 
 
 def test_a_pipeline_which_cannot_tell_is_refused(runtime: Runtime, postgresql: Database) -> None:
@@ -347,3 +370,8 @@ def test_a_cancelled_task_leaves_the_item_undone(runtime: Runtime, postgresql: D
     assert postgresql.items == [0]
     assert asyncio.run(runtime.perform_async(job_id)).ok
     assert postgresql.items == [0, 1, 2]
+
+
+def test_the_page_shows_the_table_as_it_is_made() -> None:
+    page = Path(__file__).parents[2] / "docs" / "transactions.md"
+    assert f"```sql\n{CREATE}\n```" in page.read_text("utf-8")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.processes import until
 from tracedjobs import Runtime, job
+from tracedjobs._core import transaction
 from tracedjobs._core.run import LeaseLost
 from tracedjobs._core.transaction import Ledger, ledger_on
 from tracedjobs._core.waiting import drive
@@ -146,12 +147,19 @@ def test_on_sqlite_a_new_run_is_interrupted_while_another_holds_the_lock(
     assert sqlite.items == [0, 1, 2]
 
 
-def test_on_postgresql_a_lock_timeout_interrupts_a_new_run(postgresql: Database) -> None:
+@pytest.mark.parametrize("options", ["", " options='-c lock_timeout=50'"])
+def test_on_postgresql_a_new_run_is_interrupted_while_another_holds_the_lock(
+    postgresql: Database, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    if not options:
+        monkeypatch.setattr(transaction, "LIMIT_WAIT", transaction.LIMIT_WAIT.replace("2000", "40"))
+
     @job(name="locked-pg")
     def locked(ctx: Context) -> None:
-        timeout = f"{postgresql.address} options='-c lock_timeout=50'"
-        with closing(psycopg.connect(timeout)) as connection:
+        with closing(psycopg.connect(postgresql.address + options)) as connection:
             for item in ctx.each("items", range(3), transaction=connection):
+                limit = connection.execute("SHOW lock_timeout").fetchone()
+                assert limit == (("50ms",) if options else ("0",))
                 connection.execute("INSERT INTO done VALUES (%s)", (item,))
 
     with (

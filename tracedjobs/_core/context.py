@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast, overload
 
 from tracedjobs import events
 from tracedjobs._core import values
-from tracedjobs._core.loop import Loop, Source, check_source, loop_over, skipped_loop
+from tracedjobs._core.each import check_source, loop_over, skipped_loop
+from tracedjobs._core.loop import Loop, Source
 from tracedjobs._core.options import checked_total, seconds
 from tracedjobs._core.order import check_step
 from tracedjobs._core.step import Step

@@ -1,0 +1,133 @@
+"""A loop over a sequence, whose cursor is the offset of the next item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from tracedjobs._core import values
+from tracedjobs._core.loop import Finish, Loop
+from tracedjobs._core.waiting import drive
+from tracedjobs.errors import InvalidStepError, SourceChangedError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from tracedjobs._core.records import Position
+    from tracedjobs._core.run import Run
+
+__all__ = ["SequenceLoop"]
+
+T = TypeVar("T")
+
+
+class SequenceLoop(Loop[T]):
+    """Over a sequence; the cursor is the offset of the next item."""
+
+    __slots__ = ("_behind", "_sequence")
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        sequence: Sequence[T],
+        *,
+        start: object,
+        position: Position | None,
+        total: int | None,
+        stall_after: float | None,
+    ) -> None:
+        """Stand at an offset that the sequence has."""
+        offset = 0 if start is None else _checked_offset(start, name, "start")
+        super().__init__(
+            run,
+            name,
+            start=offset,
+            position=position,
+            total=total,
+            stall_after=stall_after,
+        )
+        self._sequence = sequence
+        if position is None:
+            self._behind = self._at = offset
+        else:
+            self._stand(position.cursor, position.items)
+        self._attended = self.items
+        if total is None:
+            self._total = max(len(sequence) - self._behind, 0)
+
+    def _stand(self, cursor: str, items: int) -> None:
+        at = _checked_offset(values.decode(cursor), self.name, "the saved cursor")
+        if at > len(self._sequence):
+            msg = (
+                f"The sequence of step '{self.name}' has {len(self._sequence)} items, fewer than "
+                f"the {at} that were done: it is no longer the one that the job began with. Give "
+                f"the job the old one, or rewind the step."
+            )
+            raise SourceChangedError(msg)
+        # How far the offset is ahead of the count of items: so one integer says both, and is
+        # what the loop writes.
+        self._behind = at - items
+        self._at = at
+
+    @property
+    def cursor(self) -> Any:
+        """The offset of the item in hand: those before it are done."""
+        return self._at
+
+    def _mark(self) -> tuple[str, int]:
+        return self._saved(self._at)
+
+    def _go_to(self, place: object) -> None:
+        self._at = place
+
+    def _saved(self, place: object) -> tuple[str, int]:
+        offset = cast("int", place)
+        return str(offset), offset - self._behind
+
+    def _iterate(self) -> Generator[T]:
+        run = self._run
+        at = cast("int", self._at)
+        try:
+            for item in self._open():
+                if run.attention:
+                    drive(self._attend())
+                yield item
+                at += 1
+                self._at = at
+        except Finish:
+            self._at = at + 1
+        except GeneratorExit:
+            self._in_hand = at + 1  # for a `finish` after the `break`
+            raise
+        drive(self._complete())
+
+    def _open(self) -> Iterable[T]:
+        at = cast("int", self._at)
+        sequence = self._sequence
+        if at == 0:
+            return sequence
+        if isinstance(sequence, range):
+            return cast("Sequence[T]", sequence[at:])
+        if type(sequence) is list or type(sequence) is tuple:
+            # No copy, and no way through the items that are done.
+            items = iter(sequence)
+            cast("_ListIterator", items).__setstate__(at)
+            return items
+        return map(sequence.__getitem__, range(at, len(sequence)))
+
+    def _marked(self, found: object) -> tuple[T, object]:
+        return cast("T", found), cast("int", self._at) + 1
+
+
+class _ListIterator(Protocol):
+    def __setstate__(self, offset: int, /) -> None: ...
+
+
+def _checked_offset(value: object, name: str, what: str) -> int:
+    if type(value) is not int or value < 0:
+        msg = (
+            f"Step '{name}' loops over a sequence, so that {what} is an offset of 0 or more; "
+            f"found {value!r}."
+        )
+        raise InvalidStepError(msg)
+    return value

@@ -123,7 +123,7 @@ def modelled(ctx: Context, number: int) -> int:
 
     @ctx.step("block", start=0)
     def block(step: Step) -> None:
-        for index in range(step.cursor, STEPS["block"]):  # type: ignore[call-overload]  # it is an int
+        for index in range(step.cursor, STEPS["block"]):
             do(ctx, "block", index)
             step.advance()
 

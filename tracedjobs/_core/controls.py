@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tracedjobs import events
 from tracedjobs._core import values
 from tracedjobs._core.clock import wall_time
-from tracedjobs._core.performing import is_lost
+from tracedjobs._core.lease import is_lost
 from tracedjobs._core.records import (
     FINISHED,
     Change,

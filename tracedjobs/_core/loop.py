@@ -11,6 +11,7 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Awaitable,
+    Callable,
     Generator,
     Iterable,
     Iterator,
@@ -58,7 +59,16 @@ class Loop(Step, Generic[T]):
     Leave it early only after `finish()`.
     """
 
-    __slots__ = ("_attended", "_begun", "_done", "_in_hand", "_items", "_iterator")
+    __slots__ = (
+        "_ask",
+        "_attended",
+        "_begun",
+        "_done",
+        "_in_hand",
+        "_items",
+        "_iterator",
+        "_plain",
+    )
 
     def __init__(
         self,
@@ -76,11 +86,15 @@ class Loop(Step, Generic[T]):
         )
         self._attended = 0
         self._done = False
-        self._in_hand: object = None
+        self._in_hand: Any = None
         self._begun = False
         # What a `for` runs is held by the `for` alone, so that it is closed when that is left.
         self._items: ref[GeneratorType[T, None, None]] | None = None
         self._iterator: Generator[T] | Iterator[object] | AsyncIterator[object] | None = None
+        # The same once more, for the short ways of `async for` in the kinds of loops: one of them
+        # is there while the loop is open and has no transactions.
+        self._plain: Iterator[Any] | None = None
+        self._ask: Callable[[], Awaitable[Any]] | None = None
 
     def set(self, cursor: object) -> NoReturn:
         """Not for loops: raises `InvalidStepError`."""
@@ -171,8 +185,7 @@ class Loop(Step, Generic[T]):
         else:
             found = await anext(iterator, _END)
         if found is _END:
-            await drive_async(self._complete())
-            raise StopAsyncIteration
+            return await self._end_async()
         if self._run.attention:
             await drive_async(self._attend())
         item, in_hand = self._marked(found)
@@ -239,7 +252,16 @@ class Loop(Step, Generic[T]):
         opened = self._open()
         iterator = aiter(opened) if isinstance(opened, AsyncIterable) else iter(opened)
         self._iterator = iterator
+        if self._ledger is None:
+            if isinstance(iterator, Iterator):
+                self._plain = iterator
+            else:
+                self._ask = iterator.__anext__
         return iterator
+
+    async def _end_async(self) -> NoReturn:
+        await drive_async(self._complete())
+        raise StopAsyncIteration
 
     def _open_ledger(self, ledger: Ledger) -> Flow[None]:
         cursor, _ = self._mark()
@@ -300,4 +322,5 @@ class Loop(Step, Generic[T]):
             run.note_stop()
         yield from run.complete_step(self.record("null"))
         self._done = True
+        self._plain = self._ask = None
         run.step_event("job_step_completed", self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 from tracedjobs._core import values
 from tracedjobs._core.loop import Finish, Loop, Source
 from tracedjobs._core.options import checked_total
-from tracedjobs._core.waiting import drive
+from tracedjobs._core.waiting import drive, drive_async
 
 if TYPE_CHECKING:
     from tracedjobs._core.records import Position
@@ -77,6 +77,33 @@ class PairsLoop(Loop[T]):
             return after, items
         return values.encode_cursor(after), items
 
+    async def __anext__(self) -> T:
+        """The next item; the one before it is done."""
+        # The short way of the method it overrides, which does what is not done at each item.
+        ask = self._ask
+        in_hand: tuple[object, int] | None = self._in_hand
+        if ask is None or in_hand is None:
+            return await super().__anext__()
+        self._after, self._count = in_hand
+        count = in_hand[1]
+        self._in_hand = None
+        try:
+            pair = await ask()
+        except StopAsyncIteration:
+            ask = None
+        if ask is None:
+            return await self._end_async()
+        if self._run.attention:
+            await drive_async(self._attend())
+        item: T
+        if type(pair) is tuple and len(pair) == 2:  # noqa: PLR2004 - a pair
+            item, after = pair
+            if type(after) is int:
+                self._in_hand = (after, count + 1)
+                return item
+        item, self._in_hand = self._marked(pair)
+        return item
+
     def _iterate(self) -> Generator[T]:
         run = self._run
         count = self._count
@@ -87,7 +114,7 @@ class PairsLoop(Loop[T]):
                 if run.attention:
                     drive(self._attend())
                 after = self._stored(pair)
-                yield pair[0]
+                yield cast("T", pair[0])
                 count += 1
                 self._after, self._count = after, count
                 if type(after) is int:

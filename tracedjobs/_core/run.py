@@ -86,6 +86,7 @@ class Run:
         "stopping",
         "store",
         "token",
+        "unapplied",
     )
 
     def __init__(
@@ -112,6 +113,8 @@ class Run:
         self.progress = Progress(stored)
         self.resumed = self.progress.started
         self.current: Step | None = None
+        self.unapplied: str | None = None
+        """The name of a step that was written as a decorator and was not given its function."""
         self.ctx: object = None
         self.started_at = wall_time()
         self.started_boot = boot_time()

@@ -15,8 +15,9 @@ from tracedjobs._core import controls, values
 from tracedjobs._core.clock import wall_time
 from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.job import Job, find_job, known_jobs
+from tracedjobs._core.lease import is_lost
 from tracedjobs._core.options import Duration, seconds
-from tracedjobs._core.performing import is_lost, perform, release
+from tracedjobs._core.performing import perform, release
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.saver import saver
 from tracedjobs._core.signals import StopSignals

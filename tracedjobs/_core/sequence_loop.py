@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.loop import Finish, Loop
-from tracedjobs._core.waiting import drive
+from tracedjobs._core.waiting import drive, drive_async
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
@@ -84,7 +84,49 @@ class SequenceLoop(Loop[T]):
         offset = cast("int", place)
         return str(offset), offset - self._behind
 
+    async def __anext__(self) -> T:
+        """The next item; the one before it is done."""
+        # The short way of the method it overrides, which does what is not done at each item.
+        plain: Iterator[T] | None = self._plain
+        at: int | None = self._in_hand
+        if plain is None or at is None:
+            return await super().__anext__()
+        self._at = at
+        for item in plain:
+            if self._run.attention:
+                self._in_hand = None
+                await drive_async(self._attend())
+            self._in_hand = at + 1
+            return item
+        self._in_hand = None
+        return await self._end_async()
+
     def _iterate(self) -> Generator[T]:
+        numbers = self._sequence
+        if type(numbers) is range and numbers.start == 0 and numbers.step == 1:
+            return cast("Generator[T]", self._iterate_offsets())
+        return self._iterate_items()
+
+    def _iterate_offsets(self) -> Generator[int]:
+        # The items are the offsets, so that nothing is counted: each is also how many are done.
+        run = self._run
+        at = cast("int", self._at)
+        end = max(at, len(self._sequence))
+        try:
+            for at in range(at, end):  # noqa: B020 - where it stands goes on from there
+                self._at = at
+                if run.attention:
+                    drive(self._attend())
+                yield at
+            self._at = end
+        except Finish:
+            self._at = at + 1
+        except GeneratorExit:
+            self._in_hand = at + 1  # for a `finish` after the `break`
+            raise
+        drive(self._complete())
+
+    def _iterate_items(self) -> Generator[T]:
         run = self._run
         at = cast("int", self._at)
         try:

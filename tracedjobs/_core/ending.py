@@ -1,0 +1,197 @@
+"""The end of a run: what is recorded of it, and giving the lease back."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tracedjobs._core import values
+from tracedjobs._core.clock import boot_time, wall_time
+from tracedjobs._core.loop import Loop
+from tracedjobs._core.outcome import Outcome
+from tracedjobs._core.records import (
+    Change,
+    JobRecord,
+    Position,
+    Status,
+    Stored,
+    expiry,
+    position_columns,
+)
+from tracedjobs._core.run import LeaseLost, Run
+from tracedjobs._core.waiting import Ask, Flow, Pause
+from tracedjobs.errors import (
+    LeaseLostError,
+    StoreUnavailableError,
+)
+
+__all__ = ["Ending", "described", "finish", "lease_lost_error", "storable"]
+
+TRACEBACK_LIMIT: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends: what is recorded, and what is raised to the caller afterwards."""
+
+    status: Status
+    reason: str | None = None
+    result: str | None = None
+    value: object = None
+    error: BaseException | None = None
+    raises: BaseException | None = None
+
+
+def finish(run: Run, ending: Ending) -> Flow[Outcome]:
+    """Record the end of the run and give the lease back.
+
+    While the store is away it is tried again until the lease ends. An exception that comes while
+    it waits, such as a second Ctrl-C, is kept until the end is recorded, and then raised.
+    """
+    if isinstance(ending.raises, LeaseLostError):
+        run.emit("job_lease_lost")
+        return Outcome(run.record.id, run.number, Status.INTERRUPTED, "lease_lost")
+    head, late, pause = run.record, None, 0.02
+    tried: set[object] = set()
+    while True:
+        final = _with_wish(ending, head.wish)
+        change = _end(run, head, final)
+        tried.add(change.columns["saved_seq"])
+        try:
+            if (yield Ask(lambda change=change: run.store.change(change))):  # type: ignore[misc]  # a default binds
+                break
+            stored = yield Ask(lambda: run.store.load(run.record.id))
+        except StoreUnavailableError:
+            if boot_time() + pause >= run.lease_deadline:
+                return _unrecorded(run, ending)
+            yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries
+            pause = min(pause * 2, 1.0)
+            continue
+        except Exception:
+            raise
+        except BaseException as error:
+            late = error
+            continue
+        if not isinstance(stored, Stored):
+            return _unrecorded(run, ending)
+        head = stored.job
+        if head.token != run.token:
+            if head.run == run.number and head.saved_seq in tried:
+                final = replace(final, status=head.status, reason=head.reason)
+                break  # the write whose answer did not arrive had got through
+            run.lose("another run has taken it over")
+            raise lease_lost_error(run, ending.error or LeaseLost("lease_lost"))
+    _tell_end(run, final)
+    if late is not None:
+        raise late
+    return _outcome(run, final)
+
+
+def _with_wish(ending: Ending, wish: str | None) -> Ending:
+    # An operator's wish that the run had not seen yet is met by how the run ends.
+    if ending.status is not Status.INTERRUPTED or wish is None:
+        return ending
+    if wish == "cancel":
+        return replace(ending, status=Status.CANCELLED, reason="cancelled")
+    return replace(ending, status=Status.PAUSED, reason="paused")
+
+
+def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
+    now = wall_time()
+    position, state = _last_position(run)
+    columns: dict[str, object] = {
+        "status": ending.status,
+        "token": None,
+        "owner": None,
+        "wish": None,
+        "lease_until": 0.0,
+        "reason": ending.reason,
+        "error": None if ending.error is None else described(ending.error),
+        "saved_seq": next(run.seq),
+        **position_columns(position),
+    }
+    if position != run.record.position:
+        columns["progressed_at"] = run.take_save().progressed_at
+    if state is not None:
+        columns["state"] = state
+    if ending.status is Status.INTERRUPTED:
+        columns["resume_at"] = now + run.options.resume_delay
+    elif ending.status is not Status.PAUSED:
+        columns["ended_at"] = now
+        columns["expires_at"] = expiry(now, run.options.retention)
+    if ending.status is Status.COMPLETED:
+        columns["result"] = ending.result
+    return Change(
+        job_id=head.id,
+        revision=head.revision,
+        columns=columns,
+        close_run=(run.number, str(ending.status), ending.reason, now),
+    )
+
+
+def _last_position(run: Run) -> tuple[Position | None, str | None]:
+    if run.state_touched:
+        return run.pair
+    return run.live_position(), None
+
+
+def _unrecorded(run: Run, ending: Ending) -> Outcome:
+    run.emit("job_interrupted", reason="store_unavailable")
+    return Outcome(
+        run.record.id,
+        run.number,
+        Status.INTERRUPTED,
+        "store_unavailable",
+        resume_in=run.options.resume_delay,
+        error=ending.error,
+    )
+
+
+def _tell_end(run: Run, ending: Ending) -> None:
+    if isinstance(run.current, Loop) and ending.status is not Status.COMPLETED:
+        failed = ending.status is Status.FAILED
+        run.step_event("job_step_failed" if failed else "job_step_interrupted", run.current)
+    run.emit(f"job_{ending.status}", reason=ending.reason)
+
+
+def _outcome(run: Run, ending: Ending) -> Outcome:
+    interrupted = ending.status is Status.INTERRUPTED
+    return Outcome(
+        run.record.id,
+        run.number,
+        ending.status,
+        ending.reason,
+        resume_in=run.options.resume_delay if interrupted else None,
+        result=ending.value,
+        error=ending.error if interrupted else None,
+    )
+
+
+def described(error: BaseException) -> str:
+    """What is stored of an error: its type, its message, and where it came from."""
+    trace = "".join(traceback.format_exception(error))
+    return values.encode(
+        {
+            "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix(
+                "builtins."
+            ),
+            "message": storable(str(error)),
+            "traceback": storable(trace[-TRACEBACK_LIMIT:]),
+        }
+    )
+
+
+def storable(text: str) -> str:
+    """`text` without the lone surrogates that no store takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def lease_lost_error(run: Run, cause: BaseException) -> LeaseLostError:
+    error = LeaseLostError(
+        f"Run {run.number} of job {run.record.id} lost its lease: {run.lost}. Nothing it did "
+        f"after its last save is recorded; the job goes on elsewhere."
+    )
+    error.__cause__ = None if isinstance(cause, LeaseLost) else cause
+    return error

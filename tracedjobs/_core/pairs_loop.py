@@ -114,7 +114,7 @@ class PairsLoop(Loop[T]):
                 if run.attention:
                     drive(self._attend())
                 after = self._stored(pair)
-                yield cast("T", pair[0])
+                yield pair[0]
                 count += 1
                 self._after, self._count = after, count
                 if type(after) is int:

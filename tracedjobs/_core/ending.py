@@ -69,9 +69,9 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries
             pause = min(pause * 2, 1.0)
             continue
-        except Exception:
-            raise
         except BaseException as error:
+            if isinstance(error, Exception):
+                raise  # a refusal, or a defect: trying again would not help
             late = error
             continue
         if not isinstance(stored, Stored):
@@ -189,6 +189,7 @@ def storable(text: str) -> str:
 
 
 def lease_lost_error(run: Run, cause: BaseException) -> LeaseLostError:
+    """What `perform` raises for a run that lost its lease; `cause` is what came out of the job."""
     error = LeaseLostError(
         f"Run {run.number} of job {run.record.id} lost its lease: {run.lost}. Nothing it did "
         f"after its last save is recorded; the job goes on elsewhere."

@@ -46,6 +46,8 @@ def is_lost(store: Store, job: JobRecord) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
+    """A lease: what was found, the token to write with, and until when at least it holds."""
+
     stored: Stored
     token: str
     lease_deadline: float
@@ -63,6 +65,10 @@ def loaded(store: Store, job_id: str) -> Flow[Stored]:
 def take_lease(
     store: Store, stored: Stored, job: Job[..., Any], worker: str, lease_ttl: float
 ) -> Flow[Taken | Outcome]:
+    """Begin a run of the job, or the outcome of one that is completed already.
+
+    Raises `JobRunningError`, `InvalidTransitionError` or `ResumeLimitError` when it may not run.
+    """
     while True:
         head = stored.job
         if head.status is Status.COMPLETED:
@@ -158,11 +164,13 @@ def _start(
 
 
 def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
+    """Whether the job may not be resumed once more."""
     limit = job.options.max_resumptions
     return limit is not None and head.resumptions >= limit
 
 
 def limit_error(job: Job[..., Any]) -> ResumeLimitError:
+    """The error of a job that is over its limit, in Rails' words."""
     return ResumeLimitError(f"Job was resumed a maximum of {job.options.max_resumptions} times")
 
 

@@ -18,7 +18,7 @@ from tracedjobs._core.records import (
     Status,
 )
 from tracedjobs._core.run import LeaseLost, Run, Stopping
-from tracedjobs._core.saver import saver
+from tracedjobs._core.saver import WISHES, saver
 from tracedjobs._core.stepping import check_applied, left_message
 from tracedjobs._core.waiting import Call, Flow, drive
 from tracedjobs.errors import (
@@ -66,6 +66,9 @@ def perform(
     saver.add(run)
     if signals is not None and signals.seen is not None:
         run.request_stop("stopping")  # it came before there was a run to stop
+    wish = taken.stored.job.wish
+    if wish is not None:
+        run.request_stop(WISHES[wish])  # the run before was killed before it saw it
     try:
         ending = yield from _call(run, job)
         if isinstance(run.current, Loop):

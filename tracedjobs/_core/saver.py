@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.run import Run
     from tracedjobs.stores.base import Store
 
-__all__ = ["saver"]
+__all__ = ["WISHES", "saver"]
 
 SHARE: Final = 0.5
 """Of `checkpoint_every` between two saves: the rest is for the save itself to get through."""
@@ -30,7 +30,8 @@ LONGEST: Final = 1.0
 """Seconds between two ticks of a run, whatever its `checkpoint_every`: wishes are seen by then."""
 SHORTEST: Final = 0.02
 PURGE_EVERY: Final = 60.0
-_WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
+WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
+"""The reason to stop that belongs to each wish of an operator."""
 
 
 class Saver:
@@ -197,7 +198,7 @@ def _note_answer(run: Run, save: Save, token: str | None, wish: str | None, bega
         return
     run.lease_deadline = began + run.lease_ttl
     if wish is not None:
-        run.request_stop(_WISHES[wish])
+        run.request_stop(WISHES[wish])
     else:
         run.withdraw_stop()
     run.emit_saved(save)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness import scratch, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["dbos_steps"]
 
@@ -45,7 +47,7 @@ DBOS.destroy()
 
 
 def dbos_steps(steps: int, commits: Sequence[float], n: int) -> dict[str, str]:
-    """The median of `steps` of them, and how many bare commits that is, `n` of which took `commits`."""
+    """The median of `steps` of them, and how many commits that is; `n` took `commits`."""
     with scratch() as folder:
         child = subprocess.run(
             [sys.executable, "-c", _CHILD, str(folder), str(steps)],
@@ -58,4 +60,4 @@ def dbos_steps(steps: int, commits: Sequence[float], n: int) -> dict[str, str]:
         return {"DBOS": f"failed: {child.stderr.strip().splitlines()[-1:]}"}
     line = next(line for line in child.stdout.splitlines() if line.startswith("["))
     step = median(float(each) for each in line.strip("[]").split(","))
-    return {"a DBOS step": f"{shown(step)} ({step / (median(commits) / n):.0f} ×)"}
+    return {"a DBOS step": f"{shown(step)} ({step / (median(commits) / n):.0f} commits)"}

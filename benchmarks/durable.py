@@ -51,7 +51,9 @@ def measure(plan: Plan) -> Iterator[Figure]:
                 "durable": partial(_performed, here, n),
             }
             found = interleaved(plan.rounds_or(15), contestants)
-        measured = shown_each({"ours": found["durable"], "bare UPDATE": found["bare"]}, n, "an item")
+        measured = shown_each(
+            {"ours": found["durable"], "bare UPDATE": found["bare"]}, n, "an item"
+        )
         if synchronous == "FULL" and not plan.tiny and find_spec("dbos") is not None:
             measured |= dbos_steps(plan.size(200, 5), found["bare"], n)
         yield Figure(

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from tracedjobs import Runtime
+from tracedjobs import Context, Runtime, job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -85,7 +85,7 @@ Measure = dict[str, list[float]]
 
 
 def interleaved(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Measure:
-    """What each contestant returned in each round: A B C, C B A, A B C …
+    """Give what each contestant returned in each round: first A B C, then C B A.
 
     So that a machine that gets slower for a while slows all of them, and none is always first.
     """
@@ -110,7 +110,7 @@ def overhead(of: Sequence[float], bare: Sequence[float]) -> list[float]:
 
 
 def shown(seconds: float) -> str:
-    """Seconds for people: 21 ns, 133 µs, 5.6 ms."""
+    """Give the seconds as people read them, such as 133 µs."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if abs(seconds) >= scale:
             value = seconds / scale
@@ -118,13 +118,9 @@ def shown(seconds: float) -> str:
     return f"{seconds * 1e9:.{0 if abs(seconds) >= 1e-8 else 1}f} ns"
 
 
-def shown_each(
-    found: Mapping[str, Sequence[float]], n: int = 1, each: str = ""
-) -> dict[str, str]:
+def shown_each(found: Mapping[str, Sequence[float]], n: int = 1, each: str = "") -> dict[str, str]:
     """The median of each contestant, an item, for people."""
-    return {
-        name: f"{shown(median(seconds) / n)} {each}".strip() for name, seconds in found.items()
-    }
+    return {name: f"{shown(median(seconds) / n)} {each}".strip() for name, seconds in found.items()}
 
 
 @contextmanager
@@ -138,26 +134,38 @@ def scratch() -> Generator[Path]:
 def runtime(options: str = "", lease_ttl: float = 30.0) -> Generator[Runtime]:
     """A runtime on a SQLite file of its own; the lock files go where the user's jobs have none."""
     os.environ.setdefault("TRACEDJOBS_RUN_DIR", tempfile.mkdtemp(prefix="tracedjobs-bench-run-"))
-    with scratch() as folder, Runtime(f"sqlite:///{folder}/store.db{options}", lease_ttl=lease_ttl) as made:
+    with (
+        scratch() as folder,
+        Runtime(f"sqlite:///{folder}/store.db{options}", lease_ttl=lease_ttl) as made,
+    ):
         yield made
+
+
+@job
+def _nothing(ctx: Context) -> None:
+    """Do nothing; only its record is wanted."""
 
 
 @contextmanager
 def bare_update(synchronous: str) -> Generator[Callable[[], None]]:
-    """What writes a new value to one row of a SQLite file, durably: the least that a save costs.
+    """What writes a new cursor to the row of a job, durably: the least that a save costs.
 
-    A new one each time: SQLite writes nothing when a row stays as it is.
+    A new one each time: SQLite writes nothing when a row stays as it is. Neither fence nor lease,
+    and no library, but the file is one of ours: what the width of the row costs is not measured.
     """
     with scratch() as folder:
-        raw = sqlite3.connect(folder / "bare.db", isolation_level=None)
-        raw.execute("PRAGMA journal_mode = WAL")
+        file = folder / "bare.db"
+        with Runtime(f"sqlite:///{file}") as made:
+            job_id = made.submit(_nothing)
+        raw = sqlite3.connect(file, isolation_level=None)
         raw.execute(f"PRAGMA synchronous = {synchronous}")
-        raw.execute("CREATE TABLE cursors (id TEXT PRIMARY KEY, cursor INTEGER)")
-        raw.execute("INSERT INTO cursors VALUES ('job', 0)")
         numbers = count(1)
 
         def update() -> None:
-            raw.execute("UPDATE cursors SET cursor = ? WHERE id = 'job'", (next(numbers),))
+            raw.execute(
+                "UPDATE jobs SET cursor = ?, items = ? WHERE id = ?",
+                (at := next(numbers), at, job_id),
+            )
 
         yield update
         raw.close()

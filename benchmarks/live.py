@@ -22,10 +22,11 @@ from benchmarks.harness import (
 )
 from tracedjobs import AsyncContext, Runtime, job
 from tracedjobs._core.saver import saver
-from tracedjobs.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator
+
+    from tracedjobs.stores.sqlite import SQLiteStore
 
 __all__ = ["measure_space", "measure_tick"]
 
@@ -146,14 +147,12 @@ async def _move_all_on(n: int) -> None:
 
 
 async def _all_at_work(n: int) -> None:
-    while len(_at_work) < n:
+    while len(_at_work) < n:  # noqa: ASYNC110 - a thousand of them set it
         await asyncio.sleep(0.001)
 
 
 def _bytes(here: Runtime) -> int:
     database = cast("SQLiteStore", here.store)._db
-    pages, size = (
-        database.run(lambda raw, what=what: raw.execute(f"PRAGMA {what}").fetchone()[0])
-        for what in ("page_count", "page_size")
-    )
+    pages = database.run(lambda raw: raw.execute("PRAGMA page_count").fetchone()[0])
+    size = database.run(lambda raw: raw.execute("PRAGMA page_size").fetchone()[0])
     return int(pages) * int(size)

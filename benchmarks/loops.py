@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+
 @cache
 def _list(n: int) -> list[int]:
     return list(range(n))
@@ -173,8 +174,6 @@ def _async_seconds(case: _Case, n: int, bar: _Bar | None, nowhere: object) -> fl
 
 def _performed(here: Runtime, job: Job[[int], Any], n: int) -> float:
     job_id = here.submit(job, n)
-    if job.is_async:
-        outcome = asyncio.run(here.perform_async(job_id))
-    else:
-        outcome = here.perform(job_id)
+    run = asyncio.run
+    outcome = run(here.perform_async(job_id)) if job.is_async else here.perform(job_id)
     return float(str(outcome.result))

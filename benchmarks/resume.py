@@ -73,9 +73,7 @@ def measure(plan: Plan) -> Iterator[Figure]:
             yield _figure(plan, here, name, at, partial(here.submit, over, argument))
 
 
-def _figure(
-    plan: Plan, here: Runtime, name: str, at: int, submit: Callable[[int], str]
-) -> Figure:
+def _figure(plan: Plan, here: Runtime, name: str, at: int, submit: Callable[[int], str]) -> Figure:
     late, early = submit(at), submit(0)
     for job_id in (late, early):
         here.perform(job_id)  # goes up to there, once

@@ -11,6 +11,7 @@ from tracedjobs._core.options import checked_total, seconds
 from tracedjobs._core.order import check_step
 from tracedjobs._core.stepping import (
     before_loop,
+    check_applied,
     isolate,
     ledger_of,
     open_step,
@@ -243,6 +244,7 @@ class Context(BaseContext):
         if fn is not None:
             return run_now(fn)
         self._run.check()
+        check_applied(self._run)
         self._run.unapplied = name
         return run_now
 

@@ -6,8 +6,7 @@ reads the record again where somebody else was faster.
 
 from __future__ import annotations
 
-import getpass
-import socket
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -295,10 +294,12 @@ def _refuse(head: JobRecord, what: str) -> None:
 
 
 def _somebody() -> str:
+    import getpass  # noqa: PLC0415 - for who gives orders
+
     try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
+        return f"{getpass.getuser()}@{os.uname().nodename}"
     except (OSError, KeyError):
-        return f"somebody@{socket.gethostname()}"
+        return f"somebody@{os.uname().nodename}"
 
 
 def _tell(store: Store, job_id: str, event: str, **payload: object) -> None:

@@ -196,6 +196,8 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
     if (yield Ask(lambda: store.change(change))):
         if lost:
             _tell_lost(head)
+        where = {"job": head.name, "job_id": head.id, "run": head.run}
+        events.notify("job_failed", reason="lost", **where)
         raise error
 
 

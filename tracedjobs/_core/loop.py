@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
-__all__ = ["Finish", "Loop", "Source"]
+__all__ = ["END", "Finish", "Loop", "Source"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-_END: Final = object()
+END: Final = object()
 
 
 class Source(Protocol[T_co]):
@@ -181,10 +181,10 @@ class Loop(Step, Generic[T]):
             if self._done:
                 raise StopAsyncIteration
         if isinstance(iterator, Iterator):
-            found = next(iterator, _END)
+            found = next(iterator, END)
         else:
-            found = await anext(iterator, _END)
-        if found is _END:
+            found = await anext(iterator, END)
+        if found is END:
             return await self._end_async()
         if self._run.attention:
             await drive_async(self._attend())

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import tempfile
 import threading
 import time
 import warnings
@@ -44,6 +43,8 @@ def run_directory() -> Path:
     elif runtime:
         path = Path(runtime) / "tracedjobs"
     else:
+        import tempfile  # noqa: PLC0415 - a slow import
+
         path = Path(tempfile.gettempdir()) / f"tracedjobs-{os.getuid()}"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()

@@ -6,13 +6,15 @@ from collections.abc import AsyncIterable, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.loop import Finish, Loop, Source
+from tracedjobs._core.loop import END, Finish, Loop, Source
 from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
+from tracedjobs.errors import SerializationError
 
 if TYPE_CHECKING:
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
+    from tracedjobs._core.waiting import Flow
 
 __all__ = ["PairsLoop"]
 
@@ -62,7 +64,17 @@ class PairsLoop(Loop[T]):
         # so that the two stores there are one step for this reader, and its two loads here are
         # one for that writer. Without a GIL the count could be one item off in a killed run.
         after, count = self._after, self._count
-        return self._saved((after, count))
+        mark = self._saved((after, count))
+        self._at = mark
+        return mark
+
+    def abandon(self) -> Flow[None]:
+        """See `Loop.abandon`; a cursor that cannot be stored is given up for one that could."""
+        yield from super().abandon()
+        try:
+            self._mark()
+        except SerializationError:
+            self._stand(*cast("tuple[str, int]", self._at))
 
     def _go_to(self, place: object) -> None:
         self._after, self._count = cast("tuple[object, int]", place)
@@ -80,18 +92,22 @@ class PairsLoop(Loop[T]):
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
         # The short way of the method it overrides, which does what is not done at each item.
-        ask = self._ask
+        ask, plain = self._ask, self._plain
         in_hand: tuple[object, int] | None = self._in_hand
-        if ask is None or in_hand is None:
+        if in_hand is None or (ask is None and plain is None):
             return await super().__anext__()
         self._after, self._count = in_hand
         count = in_hand[1]
         self._in_hand = None
-        try:
-            pair = await ask()
-        except StopAsyncIteration:
-            ask = None
-        if ask is None:
+        pair: Any = END
+        if plain is not None:
+            pair = next(plain, END)
+        elif ask is not None:
+            try:
+                pair = await ask()
+            except StopAsyncIteration:
+                pair = END
+        if pair is END:
             return await self._end_async()
         if self._run.attention:
             await drive_async(self._attend())

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import uuid4
 
 from tracedjobs._core import controls, values
 from tracedjobs._core.clock import wall_time
@@ -21,7 +19,6 @@ from tracedjobs._core.performing import perform, release
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.saver import saver
 from tracedjobs._core.signals import StopSignals
-from tracedjobs._core.snapshot import JobSnapshot, snapshot_of
 from tracedjobs._core.waiting import drive, drive_async
 from tracedjobs.errors import JobConflictError, JobNotFoundError, TracedJobsError, UnknownJobError
 from tracedjobs.events import notify
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 
     from tracedjobs._core.outcome import Outcome
     from tracedjobs._core.run import Stopping
+    from tracedjobs._core.snapshot import JobSnapshot
     from tracedjobs._core.waiting import Flow
 
 __all__ = ["Runtime", "configure", "default_runtime"]
@@ -111,7 +109,7 @@ class Runtime:
     @property
     def worker(self) -> str:
         """This process's name in records."""
-        return self._worker or f"{socket.gethostname()}:{os.getpid()}"
+        return self._worker or f"{os.uname().nodename}:{os.getpid()}"
 
     # -- running ---
 
@@ -328,6 +326,8 @@ class Runtime:
         return stored
 
     def _snapshot(self, stored: Stored) -> JobSnapshot:
+        from tracedjobs._core.snapshot import snapshot_of  # noqa: PLC0415 - for who looks at jobs
+
         return snapshot_of(stored, lost=is_lost(self.store, stored.job))
 
     def _list_lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
@@ -401,6 +401,8 @@ def _canonical(record: JobRecord) -> str:
 
 def _checked_id(job_id: str | None) -> str:
     if job_id is None:
+        from uuid import uuid4  # noqa: PLC0415 - a slow import
+
         return str(uuid4())
     if (
         not isinstance(job_id, str)

@@ -82,8 +82,8 @@ _SET_SAVED: Final = ", ".join(
 )
 _SAVE_ONE: Final = (
     "UPDATE jobs SET "  # noqa: S608
-    + _SET_SAVED.format(**{column: f":{column}" for column in _SAVED})
-    + " WHERE id = :id AND token = :token AND saved_seq < :saved_seq"
+    + _SET_SAVED.format(**dict.fromkeys(_SAVED, "?"))
+    + " WHERE id = ? AND token = ? AND saved_seq < ?"
 )
 # One statement, not one a run: sqlite3 takes the interpreter's lock back after each statement,
 # and beside a busy thread every one of those waits 5 ms while it holds the write lock.
@@ -235,7 +235,7 @@ class SQLiteStore:
 
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""
-        values = dict(zip(_SAVED, _saved_values(save), strict=True), id=save.job_id)
+        values = (*_saved_values(save)[1:], save.job_id, save.token, save.seq)
         return self._db.run(lambda raw: raw.execute(_SAVE_ONE, values).rowcount) == 1
 
     def complete_step(

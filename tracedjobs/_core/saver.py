@@ -119,7 +119,11 @@ class Saver:
         for run, save in taken:
             token, wish = answer.get(run.record.id, (None, None))
             _note_answer(run, save, token, wish, began)
-            self._again(run, began + _interval(run))
+        dues = [(run, began + _interval(run)) for run, _ in taken]
+        # At once: where another thread wants that lock and a third one computes, each handing
+        # over of it takes the interpreter's switch interval, and there is one a run.
+        with self._changed:
+            self._due.update((run, due) for run, due in dues if run in self._due)
 
     def _taken(self, run: Run, now: float) -> Save | None:
         try:

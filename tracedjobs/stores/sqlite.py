@@ -101,7 +101,11 @@ _COUNT_STEPS: Final = (
     "FROM jobs WHERE seq = ? ON CONFLICT (name) DO UPDATE SET steps = excluded.steps"
 )
 _ANY_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at <= ? LIMIT 1"
-_WISHES: Final = "SELECT id, token, wish FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+# One row, not one a run: sqlite3 takes that lock back at each row too.
+_WISHES: Final = (
+    "SELECT json_group_array(json_array(id, token, wish)) FROM jobs "
+    "WHERE id IN (SELECT value FROM json_each(?))"
+)
 
 
 class SQLiteStore:
@@ -230,8 +234,8 @@ class SQLiteStore:
         rows = json.dumps([[save.job_id, *_saved_values(save)] for save in saves])
         ids = json.dumps([save.job_id for save in saves])
         self._db.run(lambda raw: raw.execute(_SAVE_MANY, (rows,)).rowcount)
-        found = self._db.run(lambda raw: raw.execute(_WISHES, (ids,)).fetchall())
-        return {job_id: (token, wish) for job_id, token, wish in found}
+        (found,) = self._db.run(lambda raw: raw.execute(_WISHES, (ids,)).fetchone())
+        return {job_id: (token, wish) for job_id, token, wish in json.loads(found)}
 
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""

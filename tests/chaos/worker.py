@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tracedjobs._core.records import Save
+    from tracedjobs.stores.base import Saved
 
 INTERRUPTED = 75
 LOOK_AGAIN = 0.02
@@ -49,7 +50,7 @@ def time_the_saves(runtime: Runtime, journal: Journal) -> None:
     """Write down when each save begins and ends."""
     save = runtime.store.save
 
-    def timed(saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+    def timed(saves: Sequence[Save]) -> Mapping[str, Saved]:
         journal.write("save")
         try:
             return save(saves)

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 
 JOB_KEYS = {
     *("id", "name", "status", "lost", "wish", "reason", "run", "resumptions", "worker", "step"),
-    *("steps_completed", "steps_expected", "items", "arguments", "state", "result", "error"),
+    *(
+        "steps_completed",
+        "steps_expected",
+        "items",
+        "items_redone",
+        "arguments",
+        "state",
+        "result",
+        "error",
+    ),
     *("submitted_at", "started_at", "progressed_at", "ended_at", "resume_at", "deadline_at"),
     *("expires_at", "steps", "runs", "controls"),
 }

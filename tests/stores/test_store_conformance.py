@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tracedjobs._core.records import (
     Stored,
 )
 from tracedjobs.errors import InvalidTransitionError, StoreError
+from tracedjobs.stores import open_store
 from tracedjobs.stores.memory import MemoryStore
 from tracedjobs.stores.sqlite import SQLiteStore
 
@@ -33,9 +35,15 @@ if TYPE_CHECKING:
 
     from tracedjobs.stores import Store
 
-STORES: Final[dict[str, Callable[[Path], Store]]] = {
-    "sqlite": lambda folder: SQLiteStore(str(folder / "jobs.db"), synchronous="NORMAL"),
-    "memory": lambda _: MemoryStore(),
+STORES: Final[dict[str, Callable[[pytest.FixtureRequest, Path], Store]]] = {
+    "sqlite": lambda _, folder: SQLiteStore(str(folder / "jobs.db"), synchronous="NORMAL"),
+    "memory": lambda *_: MemoryStore(),
+    "redis": lambda request, _: open_store(
+        f"{request.getfixturevalue('redis_server').url}?prefix=tj{os.urandom(6).hex()}"
+    ),
+    "redis+cluster": lambda request, _: open_store(
+        f"{request.getfixturevalue('redis_cluster').url}?prefix=tj{os.urandom(6).hex()}"
+    ),
 }
 TOKEN: Final = "0123456789abcdef"
 HOUR: Final = 3600.0
@@ -43,7 +51,7 @@ HOUR: Final = 3600.0
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made = STORES[request.param](tmp_path)
+    made = STORES[request.param](request, tmp_path)
     yield made
     made.close()
 
@@ -84,7 +92,7 @@ def loaded(store: Store, job_id: str = "a") -> Stored:
 def a_save(seq: int, cursor: str = "3", **columns: object) -> Save:
     position = Position("one", cursor, int(cursor), 10, "bytes", 4.25, '"print"')
     save = Save("a", TOKEN, seq, 30.0, position, 6.5)
-    return replace(save, **columns)  # type: ignore[arg-type]  # columns of the record
+    return save._replace(**columns)  # type: ignore[arg-type]  # columns of the record
 
 
 # -- jobs ---
@@ -205,6 +213,14 @@ def test_a_change_may_ask_that_the_lease_was_not_renewed(store: Store) -> None:
     lost = Change("a", head.revision, {"status": Status.INTERRUPTED})
     assert not store.change(replace(lost, if_lease_until=head.lease_until))
     assert store.change(replace(lost, if_lease_until=loaded(store).job.lease_until))
+
+
+def test_a_change_may_ask_that_the_token_is_still_the_runs(store: Store) -> None:
+    head = running(store)
+    ends = Change("a", head.revision, {"status": Status.INTERRUPTED}, if_token="another")
+    assert not store.change(ends)
+    assert loaded(store).job == head
+    assert store.change(replace(ends, if_token=TOKEN))
 
 
 def test_a_change_closes_runs_drops_steps_and_numbers_controls(store: Store) -> None:
@@ -362,19 +378,35 @@ def test_a_lease_holds_until_its_time_and_after_a_renewal(store: Store) -> None:
     assert store.save_one(a_save(1))  # nobody took it over: it is renewed
     assert store.lease_alive(loaded(store).job)
     assert not store.lease_alive(head)
-    assert not store.lease_alive(replace(loaded(store).job, lease_boot="another"))
 
 
-def test_running_jobs_are_listed_in_pages(store: Store) -> None:
-    for number in range(5):
-        running(store, f"job{number}")
-    store.create(a_job("idle"))
-    head = loaded(store, "job1").job
-    store.change(Change("job1", head.revision, {"status": Status.COMPLETED}))
-    first = store.running(limit=2)
-    assert [job.id for job in first] == ["job0", "job2"]
-    assert [job.id for job in store.running(limit=9, after="job2")] == ["job3", "job4"]
-    assert first[0] == loaded(store, "job0").job
+def test_jobs_whose_lease_has_ended_are_found_the_longest_first(store: Store) -> None:
+    running(store, "alive")
+    for job_id, ttl in (("second", 0.02), ("first", 0.001), ("renewed", 0.01), ("ended", 0.01)):
+        running(store, job_id, ttl)
+    store.save([a_save(1, job_id="renewed")])
+    head = loaded(store, "ended").job
+    store.change(Change("ended", head.revision, {"status": Status.COMPLETED}))
+    give_up = time.monotonic() + 10
+    while len(found := store.expired(limit=9)) < 2:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    assert found == [loaded(store, "first").job, loaded(store, "second").job]
+    assert store.expired(limit=1) == found[:1]
+
+
+def test_a_renewal_that_only_just_moved_the_lease_keeps_the_job_from_being_expired(
+    store: Store,
+) -> None:
+    ttl = 0.3
+    running(store, ttl=ttl)
+    began, seq = time.monotonic(), 0
+    while time.monotonic() < began + 2 * ttl:
+        seq += 1
+        saved = time.monotonic()
+        assert store.save_one(a_save(seq, lease_ttl=ttl))
+        found = store.expired(limit=9)
+        assert found == [] or time.monotonic() >= saved + ttl, "unless it took as long as that"
 
 
 # -- retention ---

@@ -26,6 +26,7 @@ from tracedjobs._core.records import (
     expiry,
     position_columns,
 )
+from tracedjobs._core.takeover import Takeover, columns_of, forget, jobs_of_the_dead, takeover
 from tracedjobs.errors import InvalidTransitionError, JobNotFoundError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
             _refuse(head, "is being cancelled")
         position, dropped = _rewound(seen.stored, step, text)
         columns: Columns = {**position_columns(position), **_freed(lost=seen.lost)}
-        columns |= {"saved_seq": 0, "rewinds": head.rewinds + 1}
+        columns |= {"saved_seq": 0, "rewinds": head.rewinds + 1, "lost_token": None}
         if head.status not in {Status.PAUSED, Status.PENDING}:
             columns |= {
                 "status": Status.PAUSED if head.wish == "pause" else Status.INTERRUPTED,
@@ -173,20 +174,21 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
 
 def recover(store: Store, by: str | None, *, limit: int = 1000) -> list[str]:
     """Mark each lost job as interrupted, so that it can be resumed; their ids."""
-    found: list[str] = []
-    after = None
+    found = [job_id for job_id in jobs_of_the_dead() if _recover(store, job_id, by)]
     while len(found) < limit:
-        page = store.running(limit=100, after=after)
-        found += [each.id for each in page if is_lost(store, each) and _recover(store, each, by)]
+        page = [each.id for each in store.expired(limit=100) if _recover(store, each.id, by)]
+        found += page
         if not page:
             break
-        after = page[-1].id
     return found
 
 
-def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
+def _recover(store: Store, job_id: str, by: str | None) -> bool:
+    heads: list[JobRecord] = []
+
     def rule(seen: _Seen) -> Columns | None:
         wish = seen.stored.job.wish
+        heads[:] = [seen.stored.job]
         if not seen.lost:
             return None  # somebody else was faster
         if wish == "cancel":
@@ -203,11 +205,12 @@ def _recover(store: Store, head: JobRecord, by: str | None) -> bool:
         }
 
     try:
-        if not _apply(store, head.id, "recover", by, rule):
+        if not _apply(store, job_id, "recover", by, rule):
             return False
     except JobNotFoundError:
-        return False  # it ended, and its retention was short
-    events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
+        return False  # of another store, or it ended, and its retention was short
+    for head in heads:
+        events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
     return True
 
 
@@ -237,6 +240,9 @@ def _apply(
             return {}
         now = wall_time()
         ends_run = lost and "status" in columns
+        if ends_run:
+            taken = takeover(stored)
+            columns = {**columns_of(stored, taken), **_left_for_others(head, taken), **columns}
         change = Change(
             job_id=job_id,
             revision=head.revision,
@@ -247,12 +253,19 @@ def _apply(
             control=ControlRecord(now, action, by or _somebody(), detail),
         )
         if store.change(change):
+            if ends_run and columns["lost_token"] is None:
+                forget(head)
             return columns
 
 
 def _freed(*, lost: bool) -> Columns:
     # The token goes with the lost run: should it wake up, it finds no row to write to.
-    return {"token": None, "owner": None, "wish": None, "lease_until": 0.0} if lost else {}
+    return {"token": None, "wish": None, "lease_until": 0.0} if lost else {}
+
+
+def _left_for_others(head: JobRecord, taken: Takeover) -> Columns:
+    # What the run's host knows better than the store is left for a run there to find.
+    return {"owner": None} if taken.found else {"lost_token": head.token}
 
 
 def _idle(head: JobRecord) -> Status:

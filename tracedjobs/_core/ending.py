@@ -127,6 +127,7 @@ def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
         job_id=head.id,
         revision=head.revision,
         columns=columns,
+        if_token=run.token,
         close_run=(run.number, str(ending.status), ending.reason, now),
     )
 
@@ -138,6 +139,7 @@ def _last_position(run: Run) -> tuple[Position | None, str | None]:
 
 
 def _unrecorded(run: Run, ending: Ending) -> Outcome:
+    run.cell.keep()
     run.emit("job_interrupted", reason="store_unavailable")
     return Outcome(
         run.record.id,
@@ -146,6 +148,7 @@ def _unrecorded(run: Run, ending: Ending) -> Outcome:
         "store_unavailable",
         resume_in=run.options.resume_delay,
         error=ending.error,
+        items_redone=run.record.items_redone,
     )
 
 
@@ -166,6 +169,7 @@ def _outcome(run: Run, ending: Ending) -> Outcome:
         resume_in=run.options.resume_delay if interrupted else None,
         result=ending.value,
         error=ending.error if interrupted else None,
+        items_redone=run.record.items_redone,
     )
 
 

@@ -19,8 +19,8 @@ from tracedjobs._core.records import (
     Status,
     Stored,
     expiry,
-    position_columns,
 )
+from tracedjobs._core.takeover import columns_of, forget, takeover
 from tracedjobs._core.waiting import Ask, Flow
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -73,16 +73,18 @@ def take_lease(
         head = stored.job
         if head.status is Status.COMPLETED:
             return _outcome_of_completed(stored)
-        lost = yield Ask(lambda head=head: is_lost(store, head))  # type: ignore[misc]  # a default binds
-        _check_may_start(head, lost=bool(lost))
+        lost = bool((yield Ask(lambda head=head: is_lost(store, head))))  # type: ignore[misc]  # a default binds
+        _check_may_start(head, lost=lost)
         if (lost or head.reason == "lost") and over_limit(job, head):
-            yield from _fail_lost(store, stored, job, lost=bool(lost))
+            yield from _fail_lost(store, stored, job, lost=lost)
         token = os.urandom(8).hex()
-        change = _start(stored, job, worker, token, lease_ttl, lost=bool(lost))
+        change = _start(stored, job, worker, token, lease_ttl, lost=lost)
         began = boot_time()
         try:
-            if (yield Ask(lambda change=change: store.change(change))) and lost:  # type: ignore[misc]  # as above
-                _tell_lost(head)
+            if (yield Ask(lambda change=change: store.change(change))):  # type: ignore[misc]  # as above
+                forget(head)
+                if lost:
+                    _tell_lost(head)
             stored = yield from loaded(store, head.id)
         except BaseException as error:
             yield from _give_back(store, head.id, token, type(error).__name__)
@@ -133,7 +135,8 @@ def _start(
 ) -> Change:
     head = stored.job
     now = wall_time()
-    resumed = bool(stored.steps) or stored.open_position is not None
+    goes_on = takeover(stored)
+    resumed = bool(stored.steps) or goes_on.position is not None
     counts = resumed or lost or head.reason == "lost"  # or a job that kills its process never ends
     return Change(
         job_id=head.id,
@@ -151,9 +154,8 @@ def _start(
             "resume_at": None,
             "reason": None,
             "progressed_at": now,
-            "saved_seq": 0,
             "steps_expected": job.options.steps or head.steps_expected,
-            **position_columns(stored.open_position),
+            **columns_of(stored, goes_on),
         },
         lease_ttl=lease_ttl,
         # A lost run may renew, late, until the last moment: then it is not lost.
@@ -184,6 +186,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         revision=head.revision,
         columns={
             "status": Status.FAILED,
+            **columns_of(stored, takeover(stored)),
             "token": None,
             "wish": None,
             "error": described(error),
@@ -194,6 +197,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         close_run=(head.run, "lost", "lost", now) if lost else None,
     )
     if (yield Ask(lambda: store.change(change))):
+        forget(head)
         if lost:
             _tell_lost(head)
         where = {"job": head.name, "job_id": head.id, "run": head.run}
@@ -208,4 +212,6 @@ def _tell_lost(head: JobRecord) -> None:
 def _outcome_of_completed(stored: Stored) -> Outcome:
     head = stored.job
     result = None if head.result is None else values.decode(head.result)
-    return Outcome(head.id, head.run, Status.COMPLETED, result=result)
+    return Outcome(
+        head.id, head.run, Status.COMPLETED, result=result, items_redone=head.items_redone
+    )

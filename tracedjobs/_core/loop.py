@@ -1,42 +1,39 @@
 """The loop that is a step: `for item in ctx.each(...)`.
 
 What all loops do; `sequence_loop` and `pairs_loop` have the kinds, and the hot loop of each: for
-an item one store of the position and one look at `run.attention`. `benchmarks/` has what that
-costs.
+an item the position is stored, in the run's cell of the flight recorder and nowhere else, and
+`run.attention` looked at. `benchmarks/` has what that costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncIterable, Awaitable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
 from weakref import ref
 
+from tracedjobs._core.flight_recorder import private_numbers
 from tracedjobs._core.step import Step
 from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from types import GeneratorType
 
+    from tracedjobs._core.flight_recorder import Cell
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
-__all__ = ["END", "Finish", "Loop", "Source"]
+__all__ = ["ATTEND", "Finish", "Loop", "Source"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 END: Final = object()
+ATTEND: Final[Any] = object()
+"""What the generator of a loop in an async job gives where it must wait for `Loop._attend`."""
 
 
 class Source(Protocol[T_co]):
@@ -64,10 +61,11 @@ class Loop(Step, Generic[T]):
         "_attended",
         "_begun",
         "_done",
+        "_here",
         "_in_hand",
         "_items",
         "_iterator",
-        "_plain",
+        "_numbers",
     )
 
     def __init__(
@@ -90,11 +88,25 @@ class Loop(Step, Generic[T]):
         self._begun = False
         # What a `for` runs is held by the `for` alone, so that it is closed when that is left.
         self._items: ref[GeneratorType[T, None, None]] | None = None
-        self._iterator: Generator[T] | Iterator[object] | AsyncIterator[object] | None = None
-        # The same once more, for the short ways of `async for` in the kinds of loops: one of them
-        # is there while the loop is open and has no transactions.
-        self._plain: Iterator[Any] | None = None
+        # What an `async for` asks is held here: the same generator where the source needs no
+        # waiting for, so that an item costs one coroutine and no more; else the source's iterator.
+        self._here: GeneratorType[T, None, None] | None = None
+        self._iterator: Any = None
+        # Its way to the next one, where it is to be awaited and there are no transactions.
         self._ask: Callable[[], Awaitable[Any]] | None = None
+        # Laid out as in the flight recorder. They are the cell's own while the step is open, so
+        # that the loop's one write is what the saver reads, and what outlives the process.
+        self._numbers = private_numbers()
+
+    def keep_in(self, cell: Cell) -> None:
+        """Have the position in the flight recorder, unless the user's database keeps it."""
+        if self._ledger is None:
+            cell.open_step(self.position(), self._numbers)
+            self._numbers = cell.numbers
+
+    def let_go(self) -> None:
+        """Have the position in the loop itself again, as it is now."""
+        self._numbers = memoryview(bytearray(self._numbers.tobytes())).cast("q")
 
     def set(self, cursor: object) -> NoReturn:
         """Not for loops: raises `InvalidStepError`."""
@@ -121,7 +133,7 @@ class Loop(Step, Generic[T]):
         self._run.check()
         if self._done:
             return DONE
-        items = None if self._items is None else self._items()
+        items = self._here if self._items is None else self._items()
         if items is not None and items.gi_frame is not None:
             with suppress(StopIteration, Finish):
                 items.throw(Finish)
@@ -155,7 +167,10 @@ class Loop(Step, Generic[T]):
         self._begin(asynchronous=False)
         if self._done:
             return iter(())
-        items = self._iterate() if self._ledger is None else self._iterate_in_transactions()
+        if self._ledger is None:
+            items = self._iterate(cast("Iterable[Any]", self._open()))
+        else:
+            items = self._iterate_in_transactions()
         self._items = ref(cast("GeneratorType[T, None, None]", items))
         return items
 
@@ -166,43 +181,30 @@ class Loop(Step, Generic[T]):
 
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
-        # No generator: one that is left by `break` is closed after the line that follows it.
-        if self._in_hand is not None:
-            if self._ledger is None:
-                self._go_to(self._in_hand)
-                self._in_hand = None
-            else:
-                await drive_async(self._move_on())
-        if self._done:
-            raise StopAsyncIteration
-        iterator = self._iterator
-        if iterator is None:
-            iterator = await self._open_async()
-            if self._done:
-                raise StopAsyncIteration
-        if isinstance(iterator, Iterator):
-            found = next(iterator, END)
-        else:
-            found = await anext(iterator, END)
-        if found is END:
+        # No async generator: one that is left by `break` is closed after the line that follows it.
+        items = self._here
+        if items is not None:
+            for item in items:
+                if item is ATTEND:
+                    await self._attend_for(items)
+                    continue
+                return item
             return await self._end_async()
-        if self._run.attention:
-            await drive_async(self._attend())
-        item, in_hand = self._marked(found)
-        if self._ledger is not None:
-            await drive_async(self._ledger.begin())
-        self._in_hand = in_hand
-        return item
+        return await self._next_awaited()
 
     def abandon(self) -> Flow[None]:
-        """Take back the transaction of the item in hand, which the run's end left open."""
+        """Close what the run's end left open: the source, the transaction of the item in hand."""
+        if self._here is not None:
+            with suppress(Exception):
+                self._here.close()
         if self._ledger is not None:
             self._in_hand = None
             yield from self._ledger.rollback()
 
     # -- what a kind of loop knows ---
 
-    def _iterate(self) -> Generator[T]:
+    def _iterate(self, opened: Iterable[Any]) -> Generator[T]:
+        """The items of what `_open` gave; in an async job `ATTEND` too, and it ends uncompleted."""
         raise NotImplementedError
 
     def _open(self) -> Iterable[object] | AsyncIterable[object]:
@@ -244,23 +246,62 @@ class Loop(Step, Generic[T]):
             raise
         drive(self._complete())
 
-    async def _open_async(self) -> Iterator[object] | AsyncIterator[object]:
+    async def _attend_for(self, items: GeneratorType[T, None, None]) -> None:
+        try:
+            await drive_async(self._attend())
+        except BaseException as error:
+            items.throw(error)  # as if it had come from there, as in a `def` job
+            raise
+
+    async def _next_awaited(self) -> T:
+        """The next item where there are transactions, or the source is one to be awaited."""
+        if self._in_hand is not None:
+            if self._ledger is None:
+                self._go_to(self._in_hand)
+                self._in_hand = None
+            else:
+                await drive_async(self._move_on())
+        if self._done:
+            raise StopAsyncIteration
+        iterator = self._iterator
+        if iterator is None:
+            iterator = await self._open_async()
+            if self._done or self._here is not None:
+                return await self.__anext__()
+        if isinstance(iterator, Iterator):
+            found = next(iterator, END)
+        else:
+            found = await anext(iterator, END)
+        if found is END:
+            return await self._end_async()
+        if self._run.attention:
+            await drive_async(self._attend())
+        item, in_hand = self._marked(found)
+        if self._ledger is not None:
+            await drive_async(self._ledger.begin())
+        self._in_hand = in_hand
+        return item
+
+    async def _open_async(self) -> Any:
         if self._ledger is not None:
             await drive_async(self._open_ledger(self._ledger))
             if self._done:
                 return iter(())
         opened = self._open()
-        iterator = aiter(opened) if isinstance(opened, AsyncIterable) else iter(opened)
-        self._iterator = iterator
-        if self._ledger is None:
-            if isinstance(iterator, Iterator):
-                self._plain = iterator
-            else:
-                self._ask = iterator.__anext__
-        return iterator
+        if isinstance(opened, AsyncIterable):
+            self._iterator = aiter(opened)
+            if self._ledger is None:
+                self._ask = self._iterator.__anext__
+        elif self._ledger is not None:
+            self._iterator = iter(opened)
+        else:
+            self._here = cast("GeneratorType[T, None, None]", self._iterate(opened))
+            return self._here
+        return self._iterator
 
     async def _end_async(self) -> NoReturn:
-        await drive_async(self._complete())
+        if not self._done:
+            await drive_async(self._complete())
         raise StopAsyncIteration
 
     def _open_ledger(self, ledger: Ledger) -> Flow[None]:
@@ -322,5 +363,4 @@ class Loop(Step, Generic[T]):
             run.note_stop()
         yield from run.complete_step(self.record("null"))
         self._done = True
-        self._plain = self._ask = None
         run.step_event("job_step_completed", self)

@@ -25,6 +25,8 @@ class Outcome:
     resume_in: float | None = None
     result: object = None
     error: BaseException | None = None
+    items_redone: int = 0
+    """Items that were done again, in all runs so far, because a run before was killed."""
 
     @property
     def ok(self) -> bool:

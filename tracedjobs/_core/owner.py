@@ -19,10 +19,20 @@ from typing import Final
 
 from tracedjobs._core.clock import boot_id
 
-__all__ = ["owner_is_dead", "owner_name", "run_directory"]
+__all__ = [
+    "freshen_held",
+    "held_path",
+    "lock_path",
+    "mutex",
+    "owner_is_dead",
+    "owner_name",
+    "remove_held",
+    "run_directory",
+    "try_shared",
+]
 
 STALE_AFTER: Final = 24 * 3600.0
-"""Seconds after which a lock file nobody holds is removed: its leases ended long before."""
+"""Seconds after which a file nobody holds is removed, whatever is in it; see `flight_recorder`."""
 
 _mutex = threading.RLock()  # a signal's handler may fork while it is held
 _held: tuple[str, int] | None = None
@@ -96,40 +106,83 @@ def owner_is_dead(owner: str | None, lease_boot: str | None) -> bool:
         if _held is not None and _held[0] == owner:
             return False
     try:
-        return _is_free(run_directory() / f"{owner}.lock")
+        return _is_free(lock_path(owner))
     except OSError:
         return False
+
+
+def lock_path(owner: str) -> Path:
+    """Where the lock file of that name is, if it is in this process's run directory."""
+    return run_directory() / f"{owner}.lock"
+
+
+def held_path() -> Path:
+    """The file that this process holds; see `owner_name`, which takes it."""
+    if _held is None:
+        msg = "This process holds no lock file."
+        raise FileNotFoundError(msg)
+    return lock_path(_held[0])
+
+
+def remove_held() -> None:
+    """Remove this process's file, at its end."""
+    if _held is not None:
+        with contextlib.suppress(OSError):
+            held_path().unlink()
+
+
+def freshen_held() -> None:
+    """Say by the file's time that it is in use: a mapping's writes do not, on a tmpfs."""
+    if _held is not None:
+        with contextlib.suppress(OSError):
+            os.utime(_held[1])
+
+
+def mutex() -> contextlib.AbstractContextManager[bool]:
+    """What guards the file of this process; nobody holds it while the process forks."""
+    return _mutex
+
+
+def try_shared(handle: int) -> bool:
+    """Whether nobody holds the lock of that open file; two may ask at the same time."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _take(directory: Path) -> tuple[str, int]:
     _remove_stale(directory)
     name = os.urandom(12).hex()
-    handle = os.open(
-        directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-    )
-    # Nobody knows the name yet, so there is nobody to wait for.
+    new = directory / f".{name}"
+    handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # Nobody knows the name yet, so there is nobody to wait for; and it gets its name when it is
+    # locked, so that nobody takes it for a dead one's.
     fcntl.flock(handle, fcntl.LOCK_EX)
+    new.rename(directory / f"{name}.lock")
     return name, handle
 
 
 def _remove_stale(directory: Path) -> None:
+    from tracedjobs._core.takeover import remove_stale  # noqa: PLC0415 - it reads what is in them
+
     oldest = time.time() - STALE_AFTER
-    for path in directory.glob("*.lock"):
+    for path in (*directory.glob("*.lock"), *directory.glob(".????????????????????????")):
         with contextlib.suppress(OSError):
-            if path.lstat().st_mtime < oldest and _is_free(path):
+            if path.lstat().st_mtime >= oldest:
+                remove_stale(path)
+            elif _is_free(path):
                 path.unlink()
 
 
 def _is_free(path: Path) -> bool:
-    """Whether nobody holds the lock of that file; a shared one is tried, see above."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    # Without waiting: opening a FIFO would, for somebody to write to it.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
+        return try_shared(handle)
     finally:
         os.close(handle)
-    return True
 
 
 def _after_fork_in_child() -> None:

@@ -6,15 +6,14 @@ from collections.abc import AsyncIterable, Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.loop import END, Finish, Loop, Source
+from tracedjobs._core.flight_recorder import BITS, COUNT, COUNTED, INTEGER, KIND
+from tracedjobs._core.loop import ATTEND, Finish, Loop, Source
 from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
-from tracedjobs.errors import SerializationError
 
 if TYPE_CHECKING:
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
-    from tracedjobs._core.waiting import Flow
 
 __all__ = ["PairsLoop"]
 
@@ -24,7 +23,7 @@ T = TypeVar("T")
 class PairsLoop(Loop[T]):
     """Over a source of `(item, cursor_after_item)` pairs."""
 
-    __slots__ = ("_after", "_as_given", "_count", "_source")
+    __slots__ = ("_after", "_as_given", "_source")
 
     def __init__(
         self,
@@ -44,10 +43,10 @@ class PairsLoop(Loop[T]):
             run, name, start=start, position=position, total=total, stall_after=stall_after
         )
         self._source = source
+        # An int as the source gave it is in the flight recorder's numbers, all else is here.
         self._as_given = False
-        self._after: object
-        self._after, self._count = cast("tuple[str, int]", self._at)
-        self._attended = self._count
+        self._after, self._attended = cast("tuple[str, int]", self._at)
+        self._numbers[COUNT] = self._attended
         unit = getattr(source, "total_unit", None)
         self._unit = None if unit == "items" else unit
         self._agree_on_fingerprint(begins=position is None)
@@ -55,109 +54,126 @@ class PairsLoop(Loop[T]):
     @property
     def cursor(self) -> Any:
         """What the source said after the last item that is done."""
-        after = self._after
-        return values.decode(after) if isinstance(after, str) and not self._as_given else after
+        return values.decode(self._mark()[0])
 
     def _mark(self) -> tuple[str, int]:
-        # Called from the saver's thread too, between any two bytecodes of `_iterate`, but for
-        # these: CPython looks whether another thread is to run only at calls and at jumps back,
-        # so that the two stores there are one step for this reader, and its two loads here are
-        # one for that writer. Without a GIL the count could be one item off in a killed run.
-        after, count = self._after, self._count
-        mark = self._saved((after, count))
-        self._at = mark
-        return mark
+        # Called from the saver's thread too, between any two bytecodes of the loop, but for those
+        # that store: CPython looks whether another thread is to run only at calls and at jumps
+        # back, so that the stores of one item are one step for this reader, and its loads here
+        # are one for that writer. Without a GIL a cursor could be one item off its count.
+        numbers = self._numbers
+        count = numbers[COUNT]
+        if self._as_given:
+            after = numbers[count & 1]
+            return str(after), count
+        return self._after, count
 
-    def abandon(self) -> Flow[None]:
-        """See `Loop.abandon`; a cursor that cannot be stored is given up for one that could."""
-        yield from super().abandon()
-        try:
-            self._mark()
-        except SerializationError:
-            self._stand(*cast("tuple[str, int]", self._at))
+    def _go_to(self, place: Any) -> None:
+        after, count = place
+        self._move(after, count)
 
-    def _go_to(self, place: object) -> None:
-        self._after, self._count = cast("tuple[object, int]", place)
+    def _move(self, after: str | int, count: int) -> None:
+        # In the order that `flight_recorder` asks for.
+        numbers = self._numbers
+        if isinstance(after, int):
+            numbers[count & 1] = after
+            numbers[COUNT] = count
+            self._as_given = True
+            numbers[KIND] = INTEGER
+        else:
+            numbers[KIND] = COUNTED
+            self._as_given = False
+            self._after = after
+            numbers[COUNT] = count
 
     def _stand(self, cursor: str, items: int) -> None:
-        self._as_given = False
-        self._after, self._count = cursor, items
+        self._move(cursor, items)
 
     def _saved(self, place: object) -> tuple[str, int]:
-        after, items = cast("tuple[object, int]", place)
-        if isinstance(after, str) and not self._as_given:
-            return after, items
-        return values.encode_cursor(after), items
+        after, items = cast("tuple[str | int, int]", place)
+        return str(after), items
 
-    async def __anext__(self) -> T:
-        """The next item; the one before it is done."""
-        # The short way of the method it overrides, which does what is not done at each item.
-        ask, plain = self._ask, self._plain
-        in_hand: tuple[object, int] | None = self._in_hand
-        if in_hand is None or (ask is None and plain is None):
-            return await super().__anext__()
-        self._after, self._count = in_hand
-        count = in_hand[1]
-        self._in_hand = None
-        pair: Any = END
-        if plain is not None:
-            pair = next(plain, END)
-        elif ask is not None:
-            try:
-                pair = await ask()
-            except StopAsyncIteration:
-                pair = END
-        if pair is END:
-            return await self._end_async()
-        if self._run.attention:
-            await drive_async(self._attend())
-        item: T
-        if type(pair) is tuple and len(pair) == 2:  # noqa: PLR2004 - a pair
-            item, after = pair
-            if type(after) is int:
-                self._in_hand = (after, count + 1)
-                return item
-        item, self._in_hand = self._marked(pair)
-        return item
-
-    def _iterate(self) -> Generator[T]:
+    def _iterate(self, opened: Iterable[tuple[T, object]]) -> Generator[T]:
         run = self._run
-        count = self._count
-        pairs = iter(cast("Iterable[tuple[T, object]]", self._open()))
-        after: object = None
+        numbers = self._numbers
+        count = numbers[COUNT]
+        pairs = iter(opened)
+        after: Any = None
         try:
-            for pair in pairs:
-                if run.attention:
-                    drive(self._attend())
-                after = self._stored(pair)
-                yield pair[0]
-                count += 1
-                self._after, self._count = after, count
-                if type(after) is int:
+            while True:
+                for pair in pairs:
+                    if run.attention:
+                        if run.is_async:
+                            yield ATTEND
+                        else:
+                            run.wait(self._attend())
+                    after = self._stored(pair)
+                    yield pair[0]
+                    count += 1
+                    self._move(after, count)
+                    if self._as_given:
+                        break
+                else:
                     break
-            # A source whose first cursor is an int is taken to give ints: they are kept as they
-            # come, and looked at when they are saved. Looking at each costs a third of the loop.
-            self._as_given = type(after) is int
-            for pair in pairs:
-                if run.attention:
-                    drive(self._attend())
-                try:
-                    item, after = pair
-                except (TypeError, ValueError):
-                    self._refuse_pair(pair)
-                yield item
-                count += 1
-                self._after, self._count = after, count
+                for pair in pairs:  # as long as the cursors are ints that fit the numbers
+                    if run.attention:
+                        if run.is_async:
+                            yield ATTEND
+                        else:
+                            run.wait(self._attend())
+                    try:
+                        item, after = pair
+                    except (TypeError, ValueError):
+                        self._refuse_pair(pair)
+                    if type(after) is not int:  # the numbers would take a bool for one
+                        after = self._stored(pair)
+                    yield item
+                    count += 1
+                    try:
+                        numbers[count & 1] = after
+                        numbers[COUNT] = count
+                    except (TypeError, ValueError):
+                        run.check()  # the run has ended: its numbers were released
+                        self._move(self._stored_late(after), count)
+                        break
+                else:
+                    break
         except Finish:
-            self._after, self._count = after, count + 1
+            self._move(self._stored_late(after), count + 1)
         except GeneratorExit:
-            self._in_hand = (after, count + 1)  # for a `finish` after the `break`
+            # For a `finish` after the `break`.
+            self._in_hand = (self._stored_late(after), count + 1)
             raise
         finally:
             close = getattr(pairs, "close", None)
             if close is not None:
                 close()
-        drive(self._complete())
+        if not run.is_async:
+            drive(self._complete())
+
+    async def _next_awaited(self) -> T:
+        # The short way of the method it overrides, which does what is not done at each item.
+        ask = self._ask
+        in_hand: tuple[str | int, int] | None = self._in_hand
+        if ask is None or in_hand is None:
+            return await super()._next_awaited()
+        after, count = in_hand
+        self._in_hand = None
+        if self._as_given and type(after) is int:
+            numbers = self._numbers
+            numbers[count & 1] = after
+            numbers[COUNT] = count
+        else:
+            self._move(after, count)
+        try:
+            pair = await ask()
+        except StopAsyncIteration:
+            return await self._end_async()
+        if self._run.attention:
+            await drive_async(self._attend())
+        self._in_hand = (self._stored(pair), count + 1)
+        item: T = pair[0]
+        return item
 
     def _open(self) -> Iterable[object] | AsyncIterable[object]:
         pairs = self._source(self.cursor)
@@ -177,9 +193,9 @@ class PairsLoop(Loop[T]):
             raise TypeError(msg)
         return pairs
 
-    def _marked(self, found: object) -> tuple[T, object]:
+    def _marked(self, found: Any) -> tuple[T, object]:
         after = self._stored(found)
-        return cast("tuple[T, object]", found)[0], (after, self._count + 1)
+        return found[0], (after, self._numbers[COUNT] + 1)
 
     def _stored(self, pair: object) -> str | int:
         """The cursor of the pair as it is kept: an int as it is, all else as its text."""
@@ -187,7 +203,13 @@ class PairsLoop(Loop[T]):
         if not isinstance(pair, tuple) or len(pair) != 2:  # noqa: PLR2004 - a pair
             self._refuse_pair(pair)
         after = pair[1]
-        return after if type(after) is int else values.encode_cursor(after)
+        if type(after) is int and after.bit_length() < BITS:
+            return after
+        return values.encode_cursor(after)
+
+    def _stored_late(self, after: str | int) -> str | int:
+        # An int too large for the numbers was not seen in the loop, which sees types only.
+        return self._stored((None, after)) if type(after) is int else after
 
     def _refuse_pair(self, found: object) -> NoReturn:
         msg = (

@@ -83,6 +83,9 @@ def perform(
         saver.remove(run)
         run.ended = True
         run.attention = True
+        if run.current is not None:
+            run.current.let_go()
+        run.cell.free()
     if ending.raises is not None:
         raise ending.raises
     return outcome
@@ -97,6 +100,7 @@ def release(run: Run) -> None:
         return  # the lease ends by itself, and the job is found lost
     finally:
         run.lose("its runtime was closed, or its process was about to end, while it ran")
+        run.let_go()
 
 
 saver.release = release

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from tracedjobs import events
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time, wall_time
+from tracedjobs._core.flight_recorder import take_cell
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
-from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, drive, resume_async, start
-from tracedjobs.errors import Interrupt, StoreUnavailableError, TracedJobsError
+from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
+from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
 
 if TYPE_CHECKING:
     from tracedjobs._core.options import JobOptions
@@ -62,6 +63,7 @@ class Run:
         "_told",
         "_wish",
         "attention",
+        "cell",
         "ctx",
         "current",
         "ended",
@@ -116,6 +118,7 @@ class Run:
         self.unapplied: str | None = None
         """The name of a step that was written as a decorator and was not given its function."""
         self.ctx: object = None
+        self.cell = take_cell(stored.job.id, token)
         self.started_at = wall_time()
         self.started_boot = boot_time()
         self.progressed_at: float | None = stored.job.progressed_at
@@ -193,13 +196,13 @@ class Run:
             self._seen = position
             self.progressed_at = wall_time()
         return Save(
-            job_id=self.record.id,
-            token=self.token,
-            seq=seq,
-            lease_ttl=self.lease_ttl,
-            position=position,
-            progressed_at=self.progressed_at,
-            state=state,
+            self.record.id,
+            self.token,
+            seq,
+            self.lease_ttl,
+            position,
+            self.progressed_at,
+            state,
         )
 
     def live_position(self) -> Position | None:
@@ -215,11 +218,13 @@ class Run:
         What an async job gets back is to be awaited. What needs no waiting, such as raising an
         interruption, has happened by then.
         """
-        if not self.is_async:
-            drive(flow)
+        wanted = start(flow)
+        if wanted is None:
             return DONE
-        started = start(flow)
-        return DONE if started is None else resume_async(flow, started)
+        if self.is_async:
+            return resume_async(flow, wanted)
+        resume(flow, wanted)
+        return DONE
 
     def check(self) -> None:
         """Raise again what a job must not go on after, where a bare `except` swallowed it."""
@@ -291,6 +296,7 @@ class Run:
             text = self.record.state
             self.state = {} if text is None else _as_dict(values.decode(text))
         if not self.state_touched:
+            self.cell.close_step()
             # In this order, see `take_save`: what the flag promises is there before the flag.
             self.pair = (self.live_position(), self.record.state or "{}")
             self.state_touched = True
@@ -336,7 +342,10 @@ class Run:
             self.lose("another run has taken it over")
             self.check()
         self.progress.complete(step)
+        if self.current is not None:
+            self.current.let_go()
         self.current = None
+        self.cell.close_step()
         if state is not None:
             # In this order: whoever takes a number of the new ones finds the new pair.
             self.pair = (None, state)
@@ -345,9 +354,16 @@ class Run:
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
         self.progress.leave(step.position(), advanced=step.advanced)
+        step.let_go()  # and in the flight recorder it stays as it is: nothing is saved yet
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
         self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
+
+    def let_go(self) -> None:
+        """Write no more to the flight recorder; what stands there stays, see `Cell.release`."""
+        if self.current is not None:
+            self.current.let_go()
+        self.cell.release()
 
     @property
     def advanced(self) -> bool:
@@ -359,7 +375,8 @@ class Run:
         pause = 0.02
         while True:
             try:
-                return (yield Ask(work))
+                # A `def` job waits in its own thread, so nobody needs to be told to wait for it.
+                return (yield Ask(work)) if self.is_async else work()
             except StoreUnavailableError as error:
                 if self.lost is not None:
                     self.check()
@@ -424,13 +441,13 @@ class Run:
 
     def _wants_attention(self) -> bool:
         return (
-            self.stop_reason is not None
+            self.options.checkpoint_every == 0
+            or self.stop_reason is not None
             or self.in_doubt
             or self.lost is not None
             or self.raised is not None
             or self.ended
             or self.state_touched
-            or self.options.checkpoint_every == 0
             or bool(self.stopping)
         )
 
@@ -447,7 +464,7 @@ class Run:
         began = boot_time()
         try:
             save = self.take_save()
-            answer = yield Ask(lambda: self.store.save([save]))
+            token = yield Ask(lambda: self._token_after(save))
         except StoreUnavailableError as error:
             self.in_doubt = True
             if began < self.lease_deadline:
@@ -457,11 +474,16 @@ class Run:
         except BaseException:
             self.in_doubt = True
             raise
-        token, _ = answer.get(self.record.id, (None, None))  # type: ignore[attr-defined]  # a mapping
         if token != self.token:
             self.lose("another run has taken it over")
             self.check()
         self.lease_deadline = began + self.lease_ttl
+
+    def _token_after(self, save: Save) -> str | None:
+        found = self.store.save([save]).get(self.record.id, (None, None))
+        if isinstance(found, StoreError):
+            raise found
+        return found[0]
 
     def _take_pair(self, *, due: bool) -> None:
         # `due` asks for it only when it is cheap, or long enough ago: a state of some size taken

@@ -12,6 +12,7 @@ import random
 import threading
 from typing import TYPE_CHECKING, Final
 
+from tracedjobs._core import owner
 from tracedjobs._core.clock import boot_time
 from tracedjobs.errors import StoreError
 
@@ -43,7 +44,7 @@ class Saver:
         """Have no runs, and no thread yet."""
         self._changed = threading.Condition()
         self._due: dict[Run, float] = {}
-        self._failures: dict[int, int] = {}
+        self._failures: dict[Run, int] = {}
         self._purge_at: dict[int, float] = {}
         self._thread: threading.Thread | None = None
         self.release: Callable[[Run], object] | None = None
@@ -63,6 +64,7 @@ class Saver:
         """Save that run no more."""
         with self._changed:
             self._due.pop(run, None)
+            self._failures.pop(run, None)
 
     def runs(self) -> tuple[Run, ...]:
         """The runs that are being saved. Takes no lock, for signal handlers call it."""
@@ -104,7 +106,7 @@ class Saver:
         began = boot_time()
         taken: list[tuple[Run, Save]] = []
         for run in runs:
-            if id(store) in self._failures and began >= run.lease_deadline - run.margin:
+            if run in self._failures and began >= run.lease_deadline - run.margin:
                 run.request_stop("store_unavailable")  # before the next try, which may take long
             _check_runtime(run, began)
             save = self._taken(run, began)
@@ -113,13 +115,20 @@ class Saver:
         try:
             answer = store.save([save for _, save in taken])
         except StoreError:
-            self._back_off(store, [run for run, _ in taken])
+            self._back_off([run for run, _ in taken])
             return
-        self._failures.pop(id(store), None)
+        away: list[Run] = []
+        dues: list[tuple[Run, float]] = []
         for run, save in taken:
-            token, wish = answer.get(run.record.id, (None, None))
-            _note_answer(run, save, token, wish, began)
-        dues = [(run, began + _interval(run)) for run, _ in taken]
+            found = answer.get(run.record.id, (None, None))
+            if isinstance(found, StoreError):
+                away.append(run)  # the server that has this job: others have answered
+                continue
+            self._failures.pop(run, None)
+            _note_answer(run, save, *found, began)
+            dues.append((run, began + _interval(run)))
+        if away:
+            self._back_off(away)
         # At once: where another thread wants that lock and a third one computes, each handing
         # over of it takes the interpreter's switch interval, and there is one a run.
         with self._changed:
@@ -136,9 +145,11 @@ class Saver:
             self._again(run, now + _interval(run))
             return None
 
-    def _back_off(self, store: Store, runs: list[Run]) -> None:
-        failures = self._failures.get(id(store), 0) + 1
-        self._failures[id(store)] = failures
+    def _back_off(self, runs: list[Run]) -> None:
+        # One pause for all, so that they stay in step; each is asked to stop by its own lease.
+        failures = max((self._failures.get(run, 0) for run in runs), default=0) + 1
+        with self._changed:
+            self._failures.update((run, failures) for run in runs if run in self._due)
         pause = min(0.05 * 2 ** min(failures, 6), 2.0) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         now = boot_time()
         for run in runs:
@@ -156,6 +167,7 @@ class Saver:
         if now < self._purge_at.get(id(store), 0.0):
             return
         self._purge_at[id(store)] = now + PURGE_EVERY
+        owner.freshen_held()
         try:
             store.purge(limit=500)
         except StoreError:
@@ -176,6 +188,7 @@ class Saver:
         self._failures = {}
         self._thread = None
         for run in inherited:
+            run.let_go()  # the cell is the parent's
             run.lose(f"this process was forked from the one that runs it (pid {os.getppid()})")
 
 

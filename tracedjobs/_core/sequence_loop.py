@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.loop import Finish, Loop
-from tracedjobs._core.waiting import drive, drive_async
+from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET
+from tracedjobs._core.loop import ATTEND, Finish, Loop
+from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class SequenceLoop(Loop[T]):
     """Over a sequence; the cursor is the offset of the next item."""
 
-    __slots__ = ("_behind", "_sequence")
+    __slots__ = ("_sequence",)
 
     def __init__(
         self,
@@ -47,13 +48,14 @@ class SequenceLoop(Loop[T]):
             stall_after=stall_after,
         )
         self._sequence = sequence
+        self._numbers[KIND] = OFFSET
         if position is None:
-            self._behind = self._at = offset
+            self._numbers[AHEAD] = self._numbers[0] = offset
         else:
             self._stand(position.cursor, position.items)
         self._attended = self.items
         if total is None:
-            self._total = max(len(sequence) - self._behind, 0)
+            self._total = max(len(sequence) - self._numbers[AHEAD], 0)
 
     def _stand(self, cursor: str, items: int) -> None:
         at = _checked_offset(values.decode(cursor), self.name, "the saved cursor")
@@ -66,85 +68,84 @@ class SequenceLoop(Loop[T]):
             raise SourceChangedError(msg)
         # How far the offset is ahead of the count of items: so one integer says both, and is
         # what the loop writes.
-        self._behind = at - items
-        self._at = at
+        self._numbers[AHEAD] = at - items
+        self._numbers[0] = at
 
     @property
     def cursor(self) -> Any:
         """The offset of the item in hand: those before it are done."""
-        return self._at
+        return self._numbers[0]
 
     def _mark(self) -> tuple[str, int]:
-        return self._saved(self._at)
+        return self._saved(self._numbers[0])
 
     def _go_to(self, place: object) -> None:
-        self._at = place
+        self._numbers[0] = cast("int", place)
 
     def _saved(self, place: object) -> tuple[str, int]:
         offset = cast("int", place)
-        return str(offset), offset - self._behind
+        return str(offset), offset - self._numbers[AHEAD]
 
-    async def __anext__(self) -> T:
-        """The next item; the one before it is done."""
-        # The short way of the method it overrides, which does what is not done at each item.
-        plain: Iterator[T] | None = self._plain
-        at: int | None = self._in_hand
-        if plain is None or at is None:
-            return await super().__anext__()
-        self._at = at
-        for item in plain:
-            if self._run.attention:
-                self._in_hand = None
-                await drive_async(self._attend())
-            self._in_hand = at + 1
-            return item
-        self._in_hand = None
-        return await self._end_async()
-
-    def _iterate(self) -> Generator[T]:
+    def _iterate(self, opened: Iterable[T]) -> Generator[T]:
         numbers = self._sequence
         if type(numbers) is range and numbers.start == 0 and numbers.step == 1:
             return cast("Generator[T]", self._iterate_offsets())
-        return self._iterate_items()
+        return self._iterate_items(opened)
 
     def _iterate_offsets(self) -> Generator[int]:
         # The items are the offsets, so that nothing is counted: each is also how many are done.
         run = self._run
-        at = cast("int", self._at)
+        numbers = self._numbers
+        at = numbers[0]
         end = max(at, len(self._sequence))
         try:
             for at in range(at, end):  # noqa: B020 - where it stands goes on from there
-                self._at = at
+                numbers[0] = at
                 if run.attention:
-                    drive(self._attend())
+                    if run.is_async:
+                        yield ATTEND
+                    else:
+                        run.wait(self._attend())
                 yield at
-            self._at = end
+            numbers[0] = end
         except Finish:
-            self._at = at + 1
+            numbers[0] = at + 1
         except GeneratorExit:
             self._in_hand = at + 1  # for a `finish` after the `break`
             raise
-        drive(self._complete())
+        except ValueError:
+            run.check()  # the run has ended: its numbers were released
+            raise
+        if not run.is_async:
+            drive(self._complete())
 
-    def _iterate_items(self) -> Generator[T]:
+    def _iterate_items(self, items: Iterable[T]) -> Generator[T]:
         run = self._run
-        at = cast("int", self._at)
+        numbers = self._numbers
+        at = numbers[0]
         try:
-            for item in self._open():
+            for item in items:
                 if run.attention:
-                    drive(self._attend())
+                    if run.is_async:
+                        yield ATTEND
+                    else:
+                        run.wait(self._attend())
                 yield item
                 at += 1
-                self._at = at
+                numbers[0] = at
         except Finish:
-            self._at = at + 1
+            numbers[0] = at + 1
         except GeneratorExit:
             self._in_hand = at + 1  # for a `finish` after the `break`
             raise
-        drive(self._complete())
+        except ValueError:
+            run.check()  # as above
+            raise
+        if not run.is_async:
+            drive(self._complete())
 
     def _open(self) -> Iterable[T]:
-        at = cast("int", self._at)
+        at = self._numbers[0]
         sequence = self._sequence
         if at == 0:
             return sequence
@@ -158,7 +159,7 @@ class SequenceLoop(Loop[T]):
         return map(sequence.__getitem__, range(at, len(sequence)))
 
     def _marked(self, found: object) -> tuple[T, object]:
-        return cast("T", found), cast("int", self._at) + 1
+        return cast("T", found), self._numbers[0] + 1
 
 
 class _ListIterator(Protocol):

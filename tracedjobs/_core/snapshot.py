@@ -110,8 +110,9 @@ class JobSnapshot:
 
     `lost` is whether it is recorded as running though its process is gone. Times are aware, UTC.
     `arguments` are by the names of the function's parameters. `steps` are those begun, in order;
-    `steps_expected` how many there will be, if that is known. `wish` is `pause` or `cancel` while
-    the running job has not seen it yet.
+    `steps_expected` how many there will be, if that is known. `items_redone` counts items that were
+    done again because a run was killed after it had done them and before that was saved. `wish` is
+    `pause` or `cancel` while the running job has not seen it yet.
     """
 
     id: str
@@ -124,6 +125,7 @@ class JobSnapshot:
     arguments: Mapping[str, object]
     steps: tuple[StepSnapshot, ...]
     steps_expected: int | None
+    items_redone: int
     runs: tuple[RunSnapshot, ...]
     controls: tuple[ControlSnapshot, ...]
     state: object
@@ -171,6 +173,7 @@ def snapshot_of(stored: Stored, *, lost: bool) -> JobSnapshot:
         arguments=_arguments(head),
         steps=steps,
         steps_expected=head.steps_expected,
+        items_redone=head.items_redone,
         runs=tuple(_run(run) for run in stored.runs),
         controls=tuple(_control(control) for control in stored.controls),
         state=_readable(head.state),

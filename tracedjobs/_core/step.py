@@ -18,6 +18,7 @@ from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from tracedjobs._core.flight_recorder import Cell
     from tracedjobs._core.run import Run
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
@@ -34,6 +35,7 @@ class Step:
 
     __slots__ = (
         "_at",
+        "_cell",
         "_cursor",
         "_fingerprint",
         "_first",
@@ -60,6 +62,7 @@ class Step:
         """Stand at `position`, or at `start` in a step that begins."""
         self._run = run
         self._ledger: Ledger | None = None
+        self._cell: Cell | None = None
         self.name = name
         self.resumed = position is not None
         self.stall_after = stall_after
@@ -119,6 +122,8 @@ class Step:
             return run.wait(self._set_in_transaction(self._ledger, cursor, mark))
         self._cursor = cursor
         self._at = mark
+        if self._cell is not None:
+            self._cell.note(cursor, mark[1])
         if run.attention:
             return run.wait(run.attend(advanced=True))
         return DONE
@@ -161,13 +166,13 @@ class Step:
         """Where it stands, to be saved. Called from the saver's thread too."""
         cursor, items = self._mark()
         return Position(
-            step=self.name,
-            cursor=cursor,
-            items=items,
-            total=self._total,
-            unit=self._unit,
-            started_at=self.started_at,
-            fingerprint=self._fingerprint,
+            self.name,
+            cursor,
+            items,
+            self._total,
+            self._unit,
+            self.started_at,
+            self._fingerprint,
         )
 
     def begin_transaction(self) -> Flow[None]:
@@ -178,6 +183,16 @@ class Step:
     def write_in(self, ledger: Ledger | None) -> None:
         """From here on commit each position together with what the user did."""
         self._ledger = ledger
+
+    def keep_in(self, cell: Cell) -> None:
+        """Keep the position in the flight recorder too, unless the user's database keeps it."""
+        if self._ledger is None:
+            cell.open_step(self.position(), None)
+            self._cell = cell
+
+    def let_go(self) -> None:
+        """Write no more to the flight recorder: the step is over, for this run at least."""
+        self._cell = None
 
     def record(self, result: str) -> StepRecord:
         """What is kept of it once it is done."""

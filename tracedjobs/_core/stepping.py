@@ -186,6 +186,8 @@ def open_step(run: Run, step: Step) -> None:
     run.current = step
     run.progress.open(step.name)
     run.take_state()
+    if not run.state_touched:  # then its saved pair of cursor and state is what it resumes from
+        step.keep_in(run.cell)
     run.step_event("job_step_started", step, resumed=step.resumed)
 
 

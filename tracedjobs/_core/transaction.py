@@ -22,7 +22,6 @@ from __future__ import annotations
 import random
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from tracedjobs._core import values
@@ -197,7 +196,7 @@ class Ledger:
             found = Position(step=self._step, cursor=cursor, items=items, started_at=wall_time())
             newer = (cursor, items) != (start, 0)
         else:
-            found = replace(position, cursor=cursor, items=items)
+            found = position._replace(cursor=cursor, items=items)
             newer = found != position
         if state is not None and (newer or result is not None):
             self._restore_state(state)

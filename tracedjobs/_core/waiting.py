@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
-__all__ = ["DONE", "Ask", "Call", "Flow", "Pause", "drive", "drive_async", "resume_async", "start"]
+__all__ = [
+    "DONE",
+    "Ask",
+    "Call",
+    "Flow",
+    "Pause",
+    "drive",
+    "drive_async",
+    "resume",
+    "resume_async",
+    "start",
+]
 
 T = TypeVar("T")
 LONGEST_WAIT: Final = 5.0
@@ -66,12 +77,13 @@ Flow = Generator[Ask | Call | Pause, object, T]
 def drive(flow: Flow[T]) -> T:
     """Run the flow to its end in this thread."""
     try:
-        return _drive_on(flow, next(flow))
+        return resume(flow, next(flow))
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]  # what the generator returned
 
 
-def _drive_on(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
+def resume(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
+    """Run a started flow, which waits for `wanted`, to its end in this thread."""
     try:
         while True:
             try:
@@ -119,7 +131,7 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
             except GeneratorExit as error:
                 # The event loop is gone: nothing can be awaited any more, but it can be saved.
                 _wait_for(asked)
-                return _drive_on(flow, flow.throw(error))
+                return resume(flow, flow.throw(error))
             except BaseException as error:
                 wanted = flow.throw(error)
             else:

@@ -43,6 +43,7 @@ def job_as_json(job: JobSnapshot) -> dict[str, object]:
         "steps_completed": sum(step.status == "completed" for step in job.steps),
         "steps_expected": job.steps_expected,
         "items": job.items,
+        "items_redone": job.items_redone,
         "arguments": {name: _plain(value) for name, value in job.arguments.items()},
         "state": _plain(job.state),
         "result": _plain(job.result),

@@ -105,7 +105,8 @@ class _Page:
         if job.steps or of:
             words.append(Text(f"{done}{of} steps done" if of else f"{plural(done, 'step')} done"))
         if job.items:
-            words.append(Text(plural(job.items, "item")))
+            again = f", {job.items_redone:,} done again" if job.items_redone else ""
+            words.append(Text(plural(job.items, "item") + again))
         if job.run:
             words.append(Text(plural(job.run, "run")))
         if job.status == "running":

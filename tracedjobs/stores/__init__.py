@@ -13,6 +13,10 @@ __all__ = ["Store", "open_store"]
 STORES: Final = {
     "sqlite": ("tracedjobs.stores.sqlite", "SQLiteStore"),
     "memory": ("tracedjobs.stores.memory", "MemoryStore"),
+    **dict.fromkeys(
+        ("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        ("tracedjobs.stores.redis", "RedisStore"),
+    ),
 }
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from tracedjobs.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tracedjobs._core.records import Change, JobRecord, Save, Status, StepRecord, Stored
 
-__all__ = ["Store"]
+__all__ = ["Saved", "Store"]
+
+Saved = tuple[str | None, str | None] | StoreError
+"""The token and the wish that a job has now; or why its save failed, where others did not."""
 
 
 class Store(Protocol):
@@ -52,12 +57,13 @@ class Store(Protocol):
         """
         ...
 
-    def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
+    def save(self, saves: Sequence[Save]) -> Mapping[str, Saved]:
         """Save the positions of many runs and renew their leases, in one round trip.
 
         A save whose token is not the job's, or whose `seq` is not above the last, changes
         nothing. Returns the token and the wish that each job has now; a job that is gone is
-        missing.
+        missing. Where jobs are on several servers, one of which is away, its jobs have the error
+        in that place; when none answers the error is raised.
         """
         ...
 
@@ -86,8 +92,8 @@ class Store(Protocol):
         """Whether the lease of `job`, as it was read, still holds on the store's clock."""
         ...
 
-    def running(self, *, limit: int, after: str | None = None) -> list[JobRecord]:
-        """Running jobs in order of id, those behind `after`, to look for the lost among them."""
+    def expired(self, *, limit: int) -> list[JobRecord]:
+        """Up to `limit` running jobs whose lease has ended on the store's clock, longest first."""
         ...
 
     def steps_of_last_completed(self, name: str) -> int | None:

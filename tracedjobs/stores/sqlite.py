@@ -18,6 +18,8 @@ from tracedjobs._core.records import (
     ALLOWED,
     CONTROL_COLUMNS,
     JOB_COLUMNS,
+    NOWHERE,
+    POSITION_COLUMNS,
     RECORD_VERSION,
     RUN_COLUMNS,
     STEP_COLUMNS,
@@ -29,7 +31,6 @@ from tracedjobs._core.records import (
     Status,
     StepRecord,
     Stored,
-    position_columns,
 )
 from tracedjobs.errors import InvalidTransitionError, StoreError
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
@@ -60,17 +61,9 @@ _COMPLETE_STEP: Final = (
 )
 _SAVED: Final = (
     # the columns of one save, in the order of `_saved_values`
-    "token",
     "saved_seq",
     "lease_until",
-    "lease_boot",
-    "step",
-    "cursor",
-    "items",
-    "total",
-    "unit",
-    "step_started_at",
-    "fingerprint",
+    *POSITION_COLUMNS,
     "progressed_at",
     "state",
 )
@@ -78,7 +71,7 @@ _SET_SAVED: Final = ", ".join(
     f"state = coalesce({{{column}}}, jobs.state)"
     if column == "state"
     else f"{column} = {{{column}}}"
-    for column in _SAVED[1:]
+    for column in _SAVED
 )
 _SAVE_ONE: Final = (
     "UPDATE jobs SET "  # noqa: S608
@@ -90,7 +83,7 @@ _SAVE_ONE: Final = (
 _SAVE_MANY: Final = (
     "UPDATE jobs SET "  # noqa: S608
     + _SET_SAVED.format(
-        **{column: f"json_extract(s.value, '$[{at}]')" for at, column in enumerate(_SAVED, 1)}
+        **{column: f"json_extract(s.value, '$[{at}]')" for at, column in enumerate(_SAVED, 2)}
     )
     + " FROM json_each(?) AS s WHERE jobs.id = json_extract(s.value, '$[0]') "
     "AND jobs.token = json_extract(s.value, '$[1]') "
@@ -216,6 +209,9 @@ class SQLiteStore:
         if change.if_lease_until is not None:
             where += " AND lease_until = ?"
             condition.append(change.if_lease_until)
+        if change.if_token is not None:
+            where += " AND token = ?"
+            condition.append(change.if_token)
         assigned = "".join(f'"{column}" = ?, ' for column in columns)
         update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
         values = [value.value if isinstance(value, Status) else value for value in columns.values()]
@@ -231,7 +227,7 @@ class SQLiteStore:
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
         """See `Store.save`."""
-        rows = json.dumps([[save.job_id, *_saved_values(save)] for save in saves])
+        rows = json.dumps([[save.job_id, save.token, *_saved_values(save)] for save in saves])
         ids = json.dumps([save.job_id for save in saves])
         self._db.run(lambda raw: raw.execute(_SAVE_MANY, (rows,)).rowcount)
         (found,) = self._db.run(lambda raw: raw.execute(_WISHES, (ids,)).fetchone())
@@ -239,7 +235,7 @@ class SQLiteStore:
 
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""
-        values = (*_saved_values(save)[1:], save.job_id, save.token, save.seq)
+        values = (*_saved_values(save), save.job_id, save.token, save.seq)
         return self._db.run(lambda raw: raw.execute(_SAVE_ONE, values).rowcount) == 1
 
     def complete_step(
@@ -270,13 +266,14 @@ class SQLiteStore:
         """See `Store.lease_alive`."""
         return job.lease_boot == boot_id() and job.lease_until > boot_time()
 
-    def running(self, *, limit: int, after: str | None = None) -> list[JobRecord]:
-        """See `Store.running`."""
+    def expired(self, *, limit: int) -> list[JobRecord]:
+        """See `Store.expired`."""
         rows = self._db.run(
             lambda raw: raw.execute(
                 f"SELECT {_JOB} FROM jobs WHERE status = 'running' "  # noqa: S608
-                "AND seq > coalesce((SELECT seq FROM jobs WHERE id = ?), 0) ORDER BY seq LIMIT ?",
-                (after, limit),
+                "AND (lease_boot IS NOT ? OR lease_until <= ?) "
+                "ORDER BY lease_boot IS NOT ? DESC, lease_until LIMIT ?",
+                (boot_id(), boot_time(), boot_id(), limit),
             ).fetchall()
         )
         return [_job(row) for row in rows]
@@ -314,11 +311,9 @@ def _seconds(text: str, url: str) -> float:
 
 def _saved_values(save: Save) -> tuple[object, ...]:
     return (
-        save.token,
         save.seq,
         boot_time() + save.lease_ttl,
-        boot_id(),
-        *position_columns(save.position).values(),
+        *(save.position or NOWHERE),
         save.progressed_at,
         save.state,
     )

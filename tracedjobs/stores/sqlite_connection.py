@@ -91,7 +91,18 @@ class Connection:
 
     def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work`, one statement that commits by itself, again while the file is locked."""
-        return self._again(work)
+        give_up = time.monotonic() + self._timeout
+        pause = 0.001
+        while True:
+            try:
+                with self._lock:
+                    return work(self._raw or self._opened())
+            except sqlite3.Error as error:
+                code = _primary_code(error)
+                if code not in _AGAIN or time.monotonic() >= give_up:
+                    raise self._explained(error, code) from error
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction that takes the write lock at once.
@@ -118,7 +129,7 @@ class Connection:
                 raise
             return value
 
-        return self._again(whole)
+        return self.run(whole)
 
     def close(self) -> None:
         """Close the file; the connection cannot be used again."""
@@ -128,23 +139,7 @@ class Connection:
                 self._raw.close()
                 self._raw = None
 
-    def _again(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        give_up = time.monotonic() + self._timeout
-        pause = 0.001
-        while True:
-            try:
-                with self._lock:
-                    return work(self._opened())
-            except sqlite3.Error as error:
-                code = _primary_code(error)
-                if code not in _AGAIN or time.monotonic() >= give_up:
-                    raise self._explained(error, code) from error
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
-
     def _opened(self) -> sqlite3.Connection:
-        if self._raw is not None:
-            return self._raw
         if self._closed:
             msg = f"The store {self.path} is closed."
             raise StoreError(msg)

@@ -1,0 +1,444 @@
+"""What is Redis' own: addresses, secrets, scripts, keys, memory, settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.stores.redis_proxies import certificates, running_proxy
+from tests.stores.redis_servers import RedisServer, running_redis, until
+from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
+from tracedjobs._core.clock import wall_time
+from tracedjobs._core.records import ALLOWED, Change, ControlRecord, JobRecord, Position, Status
+from tracedjobs.errors import StoreError, StoreUnavailableError
+from tracedjobs.stores import Store, open_store
+from tracedjobs.stores.redis import RedisStore
+from tracedjobs.stores.redis.address import Address
+from tracedjobs.stores.redis.keys import SHARDS, shard_of
+from tracedjobs.stores.redis.node import Node
+from tracedjobs.stores.redis.packing import HEAD, IN_HASH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET = "s3cr€t/:@?#"
+QUOTED = "s3cr%E2%82%ACt%2F%3A%40%3F%23"
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"tj{os.urandom(6).hex()}"
+
+
+@pytest.fixture
+def store(redis_server: RedisServer, prefix: str) -> Iterator[Store]:
+    made = open_store(f"{redis_server.url}?prefix={prefix}")
+    yield made
+    made.close()
+
+
+# -- addresses ---
+
+
+def test_an_address_names_servers_database_prefix_and_options() -> None:
+    found = Address.from_url(
+        f"rediss+sentinel://user:{QUOTED}@one:1,[::1]:2,three/jobs/4"
+        "?prefix=mine&timeout=2&wait=1&ssl_ca_certs=ca.pem&sentinel_password=other",
+        timeout=5,
+    )
+    assert (found.kind, found.tls, found.service, found.prefix) == (
+        "sentinel",
+        True,
+        "jobs",
+        "mine",
+    )
+    assert found.hosts == (("one", 1), ("::1", 2), ("three", 26379))
+    assert (found.timeout, found.wait, found.waitaof) == (2, 1, False)
+    assert found.connection == {
+        "db": 4,
+        "username": "user",
+        "password": SECRET,
+        "ssl_ca_certs": "ca.pem",
+    }
+    assert found.sentinel == {"ssl_ca_certs": "ca.pem", "password": "other"}
+    assert found.url == "rediss+sentinel://one:1,[::1]:2,three/jobs/4?prefix=mine&timeout=2&wait=1"
+    assert Address.from_url("redis://", timeout=5).hosts == (("localhost", 6379),)
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("redis://u:secret@h/x", "what follows the host is no number of a database"),
+        ("redis://u:secret@h/1/2", "what follows the host is no number of a database"),
+        ("redis://u:secret@h:port", "it is malformed"),
+        ("redis://u:secret@h,i", r"several hosts need redis\+sentinel"),
+        ("redis+cluster://u:secret@h/1", "a cluster has database 0 alone"),
+        ("redis+sentinel://u:secret@h", "the service's name is missing"),
+        ("redis+other://u:secret@h", "No store is known"),
+        ("redis://u:secret@h?prefix=", "prefix='' is empty"),
+        ("redis://u:secret@h?prefix={a}", "a brace in it"),
+        ("redis://u:secret@h?timeout=soon", "timeout=soon is no number"),
+        ("redis://u:secret@h?wait=-1", "wait=-1 is no number"),
+        ("redis://u:secret@h?retries=3", "'retries' is unknown; there are prefix, timeout"),
+    ],
+)
+def test_a_malformed_address_is_refused_with_what_is_amiss(address: str, sentence: str) -> None:
+    with pytest.raises(StoreError, match=sentence) as caught:
+        open_store(address)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+# -- who may come in ---
+
+
+def test_a_password_opens_the_door_and_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    with running_redis(password=SECRET) as server:
+        store = open_store(f"redis://:{QUOTED}@127.0.0.1:{server.port}")
+        assert store.create(a_job())
+        wrong = open_store(f"redis://:{QUOTED}x@127.0.0.1:{server.port}")
+        with pytest.raises(StoreError, match="refused the user or the password") as caught:
+            wrong.create(a_job())
+        none = open_store(f"redis://127.0.0.1:{server.port}")
+        with pytest.raises(StoreError, match="refused the user or the password"):
+            none.create(a_job())
+        assert not isinstance(caught.value, StoreUnavailableError)
+        server.kill()
+        with pytest.raises(StoreUnavailableError, match="cannot be reached") as gone:
+            store.load("a")
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    shown += "".join(traceback.format_exception(gone.value)) + repr(store) + store.url
+    assert "s3cr" not in shown
+
+
+ACL = (
+    "resetchannels -@all +evalsha +script|load +hello +auth +select +config|get "
+    "+time +hget +hset +hdel +hmget +get +set +del +exists +rpush +lset +lrange +llen +zadd +zrem "
+    "+zscore +zrangebyscore +zrevrangebyscore +pexpire +pexpireat +persist +pttl"
+)
+"""The commands that the documentation lists."""
+
+
+def test_the_documented_permissions_are_enough_and_less_is_told(prefix: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text("utf-8")
+    assert ACL in " ".join(page.split())
+    with running_redis(appendonly="yes") as server, server.client() as client:
+        rules = f"on >secret ~{prefix}:* {ACL}".split()
+        client.execute_command("ACL", "SETUSER", "worker", *rules)
+        url = f"redis://worker:secret@127.0.0.1:{server.port}?prefix={prefix}"
+        store = open_store(url)
+        head = running(store)
+        assert store.complete_step("a", TOKEN, a_step(), position=0, seq=1, state='{"k": 1}')
+        assert store.save([a_save(2)]) == {"a": (TOKEN, None)}
+        assert [each.job.id for each in store.page(status=None, name=None, before=None, limit=9)]
+        assert store.lease_alive(head)
+        assert store.expired(limit=9) == []
+        ends = {"status": Status.COMPLETED, "expires_at": wall_time() - 1}
+        assert store.change(Change("a", head.revision, ends))
+        assert store.steps_of_last_completed("job") == 1
+        assert store.purge(limit=9) == 1
+        with pytest.raises(StoreError, match="not permitted to do what tracedjobs needs"):
+            open_store(url + "other").load("a")
+        client.execute_command("ACL", "SETUSER", "worker", "-evalsha")
+        with pytest.raises(StoreError, match="the documentation of the Redis store lists"):
+            store.load("a")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make certificates")
+def test_tls_is_spoken_and_the_servers_certificate_checked(
+    redis_server: RedisServer, tmp_path: Path, prefix: str
+) -> None:
+    certificate, context = certificates(tmp_path)
+    with running_proxy(redis_server.port, context) as proxy:
+        url = f"rediss://127.0.0.1:{proxy.port}?prefix={prefix}"
+        store = open_store(f"{url}&ssl_ca_certs={certificate}")
+        assert store.create(a_job())
+        assert loaded(store).job.id == "a"
+        store.close()
+        with pytest.raises(StoreError, match="certificate") as caught:
+            open_store(url).load("a")
+    assert not isinstance(caught.value, StoreUnavailableError)
+
+
+# -- what goes over the wire ---
+
+
+def test_a_connection_speaks_resp3(store: Store, redis_server: RedisServer) -> None:
+    store.create(a_job())
+    with redis_server.client() as client:
+        said = client.client_list()
+    ours = [each for each in said if each["cmd"] == "evalsha"]
+    assert ours
+    assert {each.get("resp", "3") for each in ours} == {"3"}  # an old server does not tell
+
+
+def test_runs_are_saved_in_one_round_trip_whatever_their_number(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"job{number}" for number in range(300)]
+    for job_id in ids:
+        running(store, job_id)
+    store.save([a_save(1, job_id=ids[0])])
+    sent: list[int] = []
+    send = Node.send
+
+    def counted(self: Node, commands: Any) -> Any:
+        sent.append(len(commands))
+        return send(self, commands)
+
+    monkeypatch.setattr(Node, "send", counted)
+    found = store.save([a_save(2, job_id=job_id) for job_id in ids])
+    assert found == dict.fromkeys(ids, (TOKEN, None))
+    assert len(sent) == 1
+    assert sent[0] <= SHARDS
+
+
+def test_a_server_that_forgot_the_scripts_is_told_them_again(
+    store: Store, redis_server: RedisServer
+) -> None:
+    for number in range(9):
+        running(store, f"job{number}")
+    with redis_server.client() as client:
+        client.script_flush()
+    saves = [a_save(1, job_id=f"job{number}") for number in range(9)]
+    assert len(store.save(saves)) == 9
+    assert loaded(store, "job8").job.saved_seq == 1
+
+
+def test_a_job_that_is_damaged_disturbs_no_other(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    running(store, "good")
+    other = next(f"b{n}" for n in range(10_000) if shard_of(f"b{n}") == shard_of("good"))
+    running(store, other)
+    with redis_server.client() as client:
+        key = f"{prefix}:{{{shard_of(other):02}}}:j:{other}"
+        client.delete(key)
+        client.set(key, "damaged")
+    answer = store.save([a_save(1, job_id=other), a_save(1, job_id="good")])
+    assert answer["good"] == (TOKEN, None)
+    assert isinstance(answer[other], StoreError)
+
+
+# -- keys ---
+
+
+def test_every_column_of_a_job_has_its_place_once() -> None:
+    names = [*HEAD, *IN_HASH]
+    assert sorted(names) == sorted(JobRecord.__slots__)
+
+
+def test_long_cursors_and_fingerprints_come_back_and_leave_the_hash_compact(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    running(store)
+    long = Position("one", json.dumps("ü" * 500), 3, 10, "bytes", 4.25, json.dumps("f" * 500))
+    for seq, position in enumerate(
+        (long, long._replace(cursor='"s"'), long._replace(fingerprint=None), long, None, long), 1
+    ):
+        assert store.save_one(a_save(seq)._replace(position=position))
+        assert loaded(store).job.position == position
+    with redis_server.client() as client:
+        key = f"{prefix}:{{{shard_of('a'):02}}}:j:a"
+        assert str(client.object("encoding", key)) in {"listpack", "ziplist"}
+    head = loaded(store).job
+    assert store.change(Change("a", head.revision, {"reason": "because"}))
+    assert loaded(store).job.position == long
+    assert store.create(a_job("b", step="s", cursor=long.cursor, fingerprint=long.fingerprint))
+    assert loaded(store, "b").job.fingerprint == long.fingerprint
+
+
+def test_a_live_job_with_five_steps_takes_two_kibibytes_at_most(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    with redis_server.client() as client:
+        before = client.info("memory")
+        for number in range(500):
+            job_id = f"{number:08}-89ab-4cde-8123-456789abcdef"
+            running(store, job_id)
+            for at in range(5):
+                step = a_step(f"step_{at}", result='{"rows": 10000}')
+                store.complete_step(job_id, TOKEN, step, position=at, seq=at, state=None)
+            store.save([a_save(9, "123456", job_id=job_id)])
+        after = client.info("memory")
+    assert (after["used_memory"] - before["used_memory"]) / 500 < 2048
+
+
+def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    chance = random.Random(20_261_123)
+    ids = [f"job{number}" for number in range(60)]
+    for number, job_id in enumerate(ids):
+        store.create(a_job(job_id, name=f"name{number % 3}"))
+    for _ in range(400):
+        head = loaded(store, chance.choice(ids)).job
+        choices = sorted(ALLOWED[head.status])
+        if choices:
+            status = chance.choice(choices)
+            expires = wall_time() + 1000 if status in {Status.COMPLETED, Status.FAILED} else None
+            ttl = 30.0 if status is Status.RUNNING else None
+            columns = {"status": status, "expires_at": expires, "token": status.value}
+            assert store.change(Change(head.id, head.revision, columns, lease_ttl=ttl))
+    heads = [loaded(store, job_id).job for job_id in ids]
+    with redis_server.client() as client:
+        indexed: dict[str, set[str]] = {}
+        for key in client.scan_iter(f"{prefix}:*", count=1000, _type="zset"):
+            index = str(key).split("}:")[1]
+            indexed.setdefault(index, set()).update(client.zrange(key, 0, -1))
+        kept = {
+            str(key).split(":j:")[1]
+            for key in client.scan_iter(f"{prefix}:*:j:*", count=1000)
+            if client.pttl(key) > 0
+        }
+    for status in Status:
+        of_status = {head.id for head in heads if head.status is status}
+        assert indexed.get(f"i:{status}", set()) == of_status
+        for name in ("name0", "name1", "name2"):
+            named = {head.id for head in heads if head.status is status and head.name == name}
+            assert indexed.get(f"n:{status}:{name}", set()) == named
+    assert indexed.get("leases", set()) == {h.id for h in heads if h.status is Status.RUNNING}
+    expiring = {head.id for head in heads if head.expires_at is not None}
+    ends = {json.loads(entry.partition(" ")[2])[0] for entry in indexed.get("ends", set())}
+    assert ends == kept == expiring
+
+
+def test_nothing_is_left_of_a_job_after_its_retention_and_a_purge(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    head = running(store)
+    long = Position("one", json.dumps("c" * 99), 3, 10, "bytes", 4.25, json.dumps("f" * 99))
+    store.save_one(a_save(1, state="{}")._replace(position=long))
+    store.complete_step("a", TOKEN, a_step(), position=0, seq=2, state=None)
+    ends = {"status": Status.FAILED, "expires_at": wall_time() + 0.05}
+    control = ControlRecord(1.0, "cancel", "me")
+    assert store.change(Change("a", head.revision, ends, control=control))
+    until(lambda: store.load("a") is None, "it has expired")
+    until(lambda: store.purge(limit=9) == 1, "it is purged")
+    with redis_server.client() as client:
+        assert list(client.scan_iter(f"{prefix}:*", count=1000)) == []
+
+
+def test_a_finished_job_that_is_asked_something_more_still_expires_as_a_whole(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    head = running(store)
+    ends = {"status": Status.COMPLETED, "expires_at": wall_time() + 3600}
+    assert store.change(Change("a", head.revision, ends))
+    more = Change("a", head.revision + 1, {"state": "{}"}, control=ControlRecord(1.0, "x", "me"))
+    assert store.change(more)
+    with redis_server.client() as client:
+        keys = list(client.scan_iter(f"{prefix}:*:a", count=1000))
+        assert len(keys) == 4
+        assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)
+
+
+def test_a_job_that_takes_the_id_of_one_that_expired_is_not_purged_in_its_place(
+    store: Store,
+) -> None:
+    store.create(a_job(status=Status.COMPLETED, expires_at=wall_time() - 1))
+    head = running(store)
+    kept = {"status": Status.COMPLETED, "expires_at": wall_time() + 3600}
+    assert store.change(Change("a", head.revision, kept))
+    assert store.purge(limit=9) == 1
+    page = store.page(status=Status.COMPLETED, name="job", before=None, limit=9)
+    assert [stored.job.id for stored in page] == ["a"]
+
+
+def test_a_page_of_many_jobs_goes_on_where_the_last_one_ended(store: Store) -> None:
+    ids = [f"job{number}" for number in range(700)]
+    for number, job_id in enumerate(ids):
+        store.create(a_job(job_id, name=f"name{number % 2}"))
+    found: list[str] = []
+    while page := store.page(
+        status=None, name="name1", before=found[-1] if found else None, limit=37
+    ):
+        found += [stored.job.id for stored in page]
+    assert found == ids[1::2][::-1]
+
+
+# -- what the server promises ---
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "persists nothing"),
+        ({"save": "60 1"}, "writes snapshots alone"),
+        (
+            {"appendonly": "yes", "maxmemory": "1gb", "maxmemory_policy": "volatile-ttl"},
+            "evicts keys when its memory is full (maxmemory-policy volatile-ttl)",
+        ),
+        ({"appendonly": "yes", "rename_command": "CONFIG hidden"}, "cannot be known"),
+    ],
+)
+def test_settings_that_promise_less_are_told_once(
+    settings: dict[str, str], sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_redis(**settings) as server:
+        for _ in range(2):
+            store = open_store(server.url)
+            store.create(a_job())
+            store.load("a")
+            store.close()
+    told = [record.getMessage() for record in caplog.records if record.name == "tracedjobs"]
+    assert len(told) == 1
+    assert sentence in told[0]
+
+
+def test_settings_that_hold_what_is_promised_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    with running_redis(appendonly="yes") as server:
+        open_store(server.url).load("a")
+    assert caplog.records == []
+
+
+def test_a_write_that_replicas_must_acknowledge_fails_without_them(prefix: str) -> None:
+    with running_redis(appendonly="yes") as server:
+        store = open_store(f"{server.url}?wait=1&timeout=1&prefix={prefix}")
+        with pytest.raises(StoreUnavailableError, match="0 of 1 replicas acknowledged"):
+            store.create(a_job())
+        assert store.load("a") is not None  # it may have been done, and be done again
+        replica = running_redis(replicaof=f"127.0.0.1 {server.port}")
+        with replica as second:
+            until(second.in_step, "the replica is in step")
+            assert store.create(a_job("b"))
+
+
+def test_a_write_may_wait_for_the_disk(prefix: str) -> None:
+    with running_redis(appendonly="yes") as server:
+        store = open_store(f"{server.url}?waitaof=1&prefix={prefix}")
+        try:
+            running(store)
+        except StoreError as error:  # Redis before 7.2
+            assert not isinstance(error, StoreUnavailableError)  # noqa: PT017 - it is either
+            assert "WAITAOF" in str(error)  # noqa: PT017 - as above
+            return
+        assert store.save([a_save(1)]) == {"a": (TOKEN, None)}
+
+
+# -- forks ---
+
+
+def test_a_forked_child_makes_connections_of_its_own(store: Store) -> None:
+    store.create(a_job())
+    assert isinstance(store, RedisStore)
+    child = os.fork()
+    if child == 0:
+        # Nothing of the test's own goes on here: no teardown, no output.
+        code = 1
+        try:
+            if store.create(a_job("b")) and store.load("a") is not None:
+                code = 0
+        finally:
+            os._exit(code)
+    for _ in range(20):
+        assert store.load("a") is not None  # its answers, and never the child's
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert loaded(store, "b").job.id == "b"

@@ -1,0 +1,162 @@
+"""Several servers: a cluster whose node is away or whose slot moves, and a Sentinel's failover."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.crc import key_slot
+
+from tests.stores.redis_servers import (
+    RedisCluster,
+    running_cluster,
+    running_sentinel,
+    until,
+)
+from tests.stores.test_store_conformance import TOKEN, a_save, loaded, running
+from tracedjobs.errors import StoreUnavailableError
+from tracedjobs.stores import open_store
+from tracedjobs.stores.redis.keys import shard_of
+from tracedjobs.stores.redis.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    with running_cluster() as made:
+        yield made
+
+
+def tag(job_id: str) -> str:
+    return f"{{{shard_of(job_id):02}}}"
+
+
+def test_a_node_that_is_away_disturbs_only_its_own_jobs(cluster: RedisCluster) -> None:
+    store = open_store(f"{cluster.url}?prefix=tj{os.urandom(4).hex()}", timeout=0.4)
+    ids = [f"job{number}" for number in range(60)]
+    for job_id in ids:
+        running(store, job_id)
+    away = cluster.nodes[1]
+    lost = {job_id for job_id in ids if cluster.owner(tag(job_id)) is away}
+    assert 0 < len(lost) < 60
+    with away.frozen():
+        for seq in (1, 2):
+            began = time.monotonic()
+            answer = store.save([a_save(seq, job_id=job_id) for job_id in ids])
+            assert time.monotonic() - began < 0.4 * 8 / 3
+            assert {key for key, found in answer.items() if found == (TOKEN, None)} == (
+                set(ids) - lost
+            )
+            assert all(isinstance(answer[job_id], StoreUnavailableError) for job_id in lost)
+        other = next(job_id for job_id in ids if job_id not in lost)
+        assert loaded(store, other).job.saved_seq == 2
+    until(
+        lambda: (
+            store.save([a_save(3, job_id=job_id) for job_id in ids])
+            == dict.fromkeys(ids, (TOKEN, None))
+        ),
+        "all are saved again",
+    )
+
+
+def test_two_nodes_that_are_away_are_waited_for_no_longer_than_one(cluster: RedisCluster) -> None:
+    store = open_store(f"{cluster.url}?prefix=tj{os.urandom(4).hex()}", timeout=0.4)
+    ids = [f"job{number}" for number in range(60)]
+    for job_id in ids:
+        running(store, job_id)
+    there = {job_id for job_id in ids if cluster.owner(tag(job_id)) is cluster.nodes[2]}
+    with cluster.nodes[0].frozen(), cluster.nodes[1].frozen():
+        for seq in (1, 2, 3):
+            began = time.monotonic()
+            answer = store.save([a_save(seq, job_id=job_id) for job_id in ids])
+            assert time.monotonic() - began < 0.4 * 8 / 3
+            assert {key for key, found in answer.items() if found == (TOKEN, None)} == there
+    until(lambda: store.expired(limit=99) is not None, "they are back")
+
+
+def test_runs_are_saved_in_one_round_trip_a_node(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"{cluster.url}?prefix=tj{os.urandom(4).hex()}")
+    ids = [f"job{number}" for number in range(200)]
+    for job_id in ids:
+        running(store, job_id)
+    store.save([a_save(1, job_id=job_id) for job_id in ids])
+    sent: list[str] = []
+    send = Node.send
+
+    def counted(self: Node, commands: Any) -> Any:
+        sent.append(self.where)
+        return send(self, commands)
+
+    monkeypatch.setattr(Node, "send", counted)
+    assert len(store.save([a_save(2, job_id=job_id) for job_id in ids])) == 200
+    assert len(sent) == len(set(sent)) == 3
+
+
+def test_a_slot_that_moves_is_followed() -> None:
+    with running_cluster() as cluster:
+        store = open_store(cluster.url)
+        running(store)
+        slot = key_slot(tag("a").encode())
+        source = cluster.owner(tag("a"))
+        target = next(node for node in cluster.nodes if node is not source)
+        with source.client() as here, target.client() as there:
+            ids = [str(each.execute_command("CLUSTER", "MYID")) for each in (here, there)]
+            there.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+            here.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+            keys = here.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
+            for key in keys:
+                here.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+            assert store.save([a_save(1)]) == {"a": (TOKEN, None)}  # asked for where it is
+            # Of keys that need not exist the servers cannot tell where they are.
+            with pytest.raises(StoreUnavailableError, match="the slot is moving between nodes"):
+                store.load("a")
+            for each in (there, here):
+                each.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            assert store.save([a_save(2)]) == {"a": (TOKEN, None)}
+            assert loaded(store).job.saved_seq == 2
+            assert store.expired(limit=9) == []
+
+
+def test_a_cluster_of_which_nobody_answers_is_unavailable() -> None:
+    store = open_store("redis+cluster://127.0.0.1:1,127.0.0.1:2", timeout=0.4)
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+        store.load("a")
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+        store.save([a_save(1)])
+
+
+def test_after_a_failover_the_store_is_where_the_sentinel_says() -> None:
+    with running_sentinel() as group:
+        store = open_store(group.url, timeout=1.0)
+        running(store)
+        assert store.save([a_save(1)]) == {"a": (TOKEN, None)}
+        with group.replica.client() as client:
+            until(lambda: int(client.dbsize()) > 0, "the replica has it")
+        group.primary.kill()
+        with pytest.raises(StoreUnavailableError):
+            store.save([a_save(2)])
+        until(group.failed_over, "the Sentinel has made the replica the primary")
+
+        def saved() -> bool:
+            try:
+                return store.save([a_save(3)]) == {"a": (TOKEN, None)}
+            except StoreUnavailableError:
+                return False
+
+        until(saved, "the store has found it")
+        assert loaded(store).job.saved_seq == 3
+
+
+def test_a_service_that_no_sentinel_knows_is_told() -> None:
+    with running_sentinel() as group:
+        store = open_store(group.url.replace("/jobs", "/other"))
+        with pytest.raises(
+            StoreUnavailableError, match=r"Sentinels of 'other'.*none of them knows"
+        ):
+            store.load("a")

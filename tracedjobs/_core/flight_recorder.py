@@ -1,0 +1,295 @@
+"""The flight recorder: where each run of this process is, in a file that outlives the process.
+
+Loops keep their position here and nowhere else, so that it costs them no second write; the saver
+reads it here, and so does whoever takes the job over once the process is dead (`takeover`).
+
+The file is the process's lock file (see `owner`), mapped and shared: what a process has stored in
+it stays in the kernel's pages when the process dies, however it dies; a loss of power takes it. It
+is cut into cells of 512 bytes, the first of which is a header; a run has one while it lasts. A
+cell begins with eight integers of 64 bits, in the machine's order:
+
+    0, 1    EVEN, ODD   the cursor after an even, an odd count of items; a sequence's offset in 0
+    2       COUNT       how many items are done, in all runs together
+    3       KIND        what of these is to be read: OFFSET, INTEGER, or COUNTED
+    4       AHEAD       of an offset: by how much it is ahead of the count
+    5       CHECK       a digest of key, step and text; 0 while no step is open
+    6       KEY         a digest of the job's id and the run's token; 0 in a free cell
+    7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step
+
+No write is ever half done for a reader. Each integer is aligned and stored by one instruction,
+which neither x86-64 nor ARM64 tears. A process can be killed between any two instructions; those
+before are done then, those after are not, in the order of the program: for whoever reads once the
+process is dead the order in which a *living* core lets others see its stores, weak on ARM64, does
+not matter, and the lock that tells of the death is the barrier. So it is enough that each prefix
+of the writes says something true:
+
+- An item of a sequence is one store, the offset; the count follows from it.
+- An item of another loop is two: the cursor goes into the slot that the count does not point to
+  yet, and then the count makes it the one that counts. Killed in between, the old pair stands.
+- A kind that promises a cursor is written after it, and taken back before it is gone.
+- A step is opened by writing CHECK last, and closed by taking it back first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import warnings
+from typing import TYPE_CHECKING, Final
+
+from tracedjobs._core import owner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tracedjobs._core.records import Position
+
+__all__ = [
+    "AHEAD",
+    "BITS",
+    "CELL",
+    "CHECK",
+    "COUNT",
+    "COUNTED",
+    "HEADER",
+    "INTEGER",
+    "KEY",
+    "KIND",
+    "LENGTHS",
+    "NUMBERS",
+    "OFFSET",
+    "Cell",
+    "check_of",
+    "key_of",
+    "private_numbers",
+    "take_cell",
+]
+
+CELL: Final = 512
+SEGMENT: Final = 128 * CELL
+"""What the file grows by: 64 KiB, the largest page that Linux is built with."""
+NUMBERS: Final = 8
+TEXT: Final = CELL - 8 * NUMBERS
+ODD: Final = 1
+COUNT: Final = 2
+KIND: Final = 3
+AHEAD: Final = 4
+CHECK: Final = 5
+KEY: Final = 6
+LENGTHS: Final = 7
+COUNTED: Final = 0
+OFFSET: Final = 1
+INTEGER: Final = 2
+HEADER: Final = (int.from_bytes(b"trjcells", "little"), 1)
+"""The mark of such a file, and the version of what is described above."""
+LONGEST_ID: Final = 200
+BITS: Final = 64
+"""An `int` of fewer bits fits one of the numbers."""
+
+
+def private_numbers() -> memoryview:
+    """The integers of a cell that is in no file."""
+    return memoryview(bytearray(8 * NUMBERS)).cast("q")
+
+
+def key_of(job_id: str, token: str) -> int:
+    """What a run's cell is known by: nobody who does not know its token can make one."""
+    return _digest(token, job_id)
+
+
+def check_of(key: int, step: str, text: bytes) -> int:
+    """What holds in a cell whose step is that one, with that text."""
+    return _digest(str(key), step, text.hex())
+
+
+class Cell:
+    """One run's cell.
+
+    `numbers` are its integers, for the loops to write. They are released when the run has ended:
+    an iterator that outlives its run raises `ValueError` at its next item, and can never write
+    into what is another run's by then.
+    """
+
+    __slots__ = ("_at", "_file", "_key", "_segment", "_used", "numbers")
+
+    def __init__(
+        self,
+        segment: mmap.mmap | bytearray,
+        at: int,
+        job_id: str,
+        key: int,
+        *,
+        file: _File | None = None,
+    ) -> None:
+        """Lay out the cell at byte `at` of that file's segment; its key is written last."""
+        self._file = file
+        self._segment = segment
+        self._at = at
+        self._key = key
+        self.numbers = memoryview(segment)[at : at + 8 * NUMBERS].cast("q")
+        name = job_id.encode()
+        self._used = len(name) if len(name) <= LONGEST_ID else 0
+        self._write(0, name[: self._used])
+        self.numbers[CHECK] = 0
+        self.numbers[LENGTHS] = self._used
+        self.numbers[KEY] = key
+
+    def open_step(self, position: Position, numbers: memoryview | None) -> None:
+        """Keep that step from here on; `numbers` is where a loop stands, if it is one."""
+        mine = self.numbers
+        mine[CHECK] = 0
+        text = json.dumps(
+            [
+                position.step,
+                position.total,
+                position.unit,
+                position.started_at,
+                position.fingerprint,
+            ]
+        ).encode()
+        if len(text) > TEXT - self._used:
+            text = b""  # such a step is known once the store knows it
+        self._write(self._used, text)
+        mine[LENGTHS] = self._used | len(text) << 16
+        if numbers is None:
+            mine[KIND] = COUNTED
+            mine[COUNT] = position.items
+        else:
+            mine[: KIND + 2] = numbers[: KIND + 2]
+        mine[CHECK] = check_of(self._key, position.step, text)
+
+    def note(self, cursor: object, items: int) -> None:
+        """Keep the position of a step that is no loop."""
+        numbers = self.numbers
+        if type(cursor) is int and cursor.bit_length() < BITS:
+            numbers[items & 1] = cursor
+            numbers[COUNT] = items
+            numbers[KIND] = INTEGER
+        else:
+            numbers[KIND] = COUNTED
+            numbers[COUNT] = items
+
+    def close_step(self) -> None:
+        """Keep no step any more."""
+        with contextlib.suppress(ValueError):  # the run was ended by another thread
+            self.numbers[CHECK] = 0
+
+    def keep(self) -> None:
+        """Leave it as it is when the run ends: the store does not know that end."""
+        self._file = None
+
+    def release(self) -> None:
+        """Write no more, here; the cell stays as it is."""
+        self.numbers.release()
+
+    def free(self) -> None:
+        """Give the cell back, for another run."""
+        self.release()
+        with owner.mutex():
+            file, self._file = self._file, None
+            if file is not None and file is _file:  # else it is the one of a process we came from
+                begin = self._at + 8 * KEY
+                self._segment[begin : begin + 8] = bytes(8)
+                file.give(self._segment, self._at)
+
+    def _write(self, at: int, text: bytes) -> None:
+        begin = self._at + 8 * NUMBERS + at
+        self._segment[begin : begin + len(text)] = text
+
+
+def take_cell(job_id: str, token: str) -> Cell:
+    """A cell for that run.
+
+    Where there is no file to have it in, it is in the process's own memory, after one warning: the
+    run goes on, and is resumed from its last save when it is killed.
+    """
+    global _file, _off  # noqa: PLW0603 - one file a process
+    key = key_of(job_id, token)
+    with owner.mutex():
+        try:
+            if _off is None and _file is None and owner.owner_name() is not None:
+                _file = _File(owner.held_path())
+            if _file is not None:
+                segment, at = _file.take()
+                return Cell(segment, at, job_id, key, file=_file)
+        except (OSError, ValueError) as error:
+            if _off is None:
+                _off = error
+                warnings.warn(
+                    f"No flight recorder, so a killed job resumes from its last save: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+    return Cell(bytearray(CELL), 0, job_id, key)
+
+
+class _File:
+    """The mapped file of this process. It has a file description of its own, without the lock.
+
+    For a mapping keeps a copy of the description, which in a forked child would hold the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._size = 0
+        self.live = 0
+        self._free: list[tuple[mmap.mmap | bytearray, int]] = []
+
+    def take(self) -> tuple[mmap.mmap | bytearray, int]:
+        if not self._free:
+            self._grow()
+        self.live += 1
+        return self._free.pop()
+
+    def give(self, segment: mmap.mmap | bytearray, at: int) -> None:
+        self.live -= 1
+        self._free.append((segment, at))
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _grow(self) -> None:
+        # Allocated, not only made longer: a write to a page that a full disk cannot hold would
+        # kill the process.
+        os.posix_fallocate(self._handle, self._size, SEGMENT)
+        segment = mmap.mmap(self._handle, SEGMENT, offset=self._size)
+        first = 0
+        if self._size == 0:
+            memoryview(segment)[: 8 * len(HEADER)].cast("q")[:] = memoryview(
+                b"".join(each.to_bytes(8, "little") for each in HEADER)
+            ).cast("q")
+            first = CELL
+        self._size += SEGMENT
+        self._free = [(segment, at) for at in range(SEGMENT - CELL, first - 1, -CELL)]
+
+
+_file: _File | None = None
+_off: Exception | None = None
+
+
+def _digest(*texts: str) -> int:
+    parts = "\0".join(texts).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(parts, digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) or 1
+
+
+def _leave() -> None:
+    """At the process's end: a file in which no run is left need not be looked at by others."""
+    if _file is not None and _file.live == 0:
+        owner.remove_held()
+
+
+def _after_fork_in_child() -> None:
+    # The runs are the parent's, and `saver` has let go of their cells; the maps go with the last.
+    global _file  # noqa: PLW0603 - as above
+    if _file is not None:
+        _file.close()
+        _file = None
+
+
+atexit.register(_leave)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,106 @@
+"""A change as the script takes it: what was read, what it is to become, and which indexes it moves.
+
+Nothing here talks to a server; the script makes the change only if the job is as it was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from tracedjobs._core.clock import boot_id, wall_time
+from tracedjobs._core.records import (
+    ALLOWED,
+    Change,
+    JobRecord,
+    RunRecord,
+    Status,
+    position_columns,
+)
+from tracedjobs.errors import InvalidTransitionError
+from tracedjobs.stores.redis.keys import shard_of
+from tracedjobs.stores.redis.packing import end_entry, head_text, pack_list, packed, to_micros
+
+if TYPE_CHECKING:
+    from tracedjobs.stores.redis.keys import Keys
+    from tracedjobs.stores.redis.packing import Found
+
+__all__ = ["change_arguments", "changed", "check_transition", "milliseconds_until"]
+
+
+def change_arguments(
+    names: Keys, found: Found, new: JobRecord, change: Change
+) -> tuple[list[str], list[str | int]]:
+    """Keys and arguments of the script that makes the change of `found` to `new`."""
+    old, columns = found.stored.job, change.columns
+    shard = shard_of(old.id)
+    keys = [
+        *names.job(old.id),
+        *names.indexes(shard, old.status.value, old.name),
+        *names.indexes(shard, new.status.value, new.name),
+        names.leases(shard),
+        names.ends(shard),
+    ]
+    texts = packed(new)
+    moves = any(name in columns for name in position_columns(None))
+    held = "" if change.if_lease_until is None else to_micros(change.if_lease_until)
+    for_ttl = "" if change.lease_ttl is None else to_micros(change.lease_ttl)
+    state = ("-" if new.state is None else new.state) if "state" in columns else ""
+    keep = "same"
+    if "expires_at" in columns or new.status is not old.status:
+        keep = "" if new.expires_at is None else milliseconds_until(new.expires_at)
+    last, pushed = _runs(found.stored.runs, change)
+    dropped = bool(change.drop_steps)
+    left = [step for step in found.stored.steps if step.name not in change.drop_steps]
+    return keys, [
+        *(old.id, old.revision, old.status.value, old.token or "", held),
+        *(new.revision, new.status.value, new.token or "", new.wish or ""),
+        head_text(new, last),
+        for_ttl,
+        to_micros(new.lease_until) if "lease_until" in columns else "",
+        str(new.saved_seq) if "saved_seq" in columns else "",
+        texts.items if moves else "",
+        texts.progressed if "progressed_at" in columns else "",
+        *("1" if moves else "", texts.cursor, texts.open),
+        *(texts.spilled_cursor, texts.spilled_open, state, keep),
+        found.ended if old.expires_at is not None else "",
+        end_entry(new.id, new.status.value, new.name) if keep not in {"", "same"} else "",
+        "" if pushed is None else pack_list(pushed),
+        "" if change.control is None else pack_list(change.control),
+        str(len(found.stored.steps)) if dropped else "",
+        *(pack_list(step) for step in (left if dropped else ())),
+    ]
+
+
+def milliseconds_until(expires_at: float) -> str:
+    """How long a record is kept from now on.
+
+    A span, and not the moment: the clocks of workers may be wrong, the server's is what counts.
+    """
+    return str(round((expires_at - wall_time()) * 1000))
+
+
+def changed(old: JobRecord, change: Change) -> JobRecord:
+    """The job as it is to be."""
+    columns = dict(change.columns)
+    if change.lease_ttl is not None:
+        columns["lease_boot"] = boot_id()  # by which others on the same host know the owner's lock
+    return replace(old, **cast("dict[str, Any]", columns), revision=old.revision + 1)
+
+
+def check_transition(old: JobRecord, status: Status) -> None:
+    """Raise `InvalidTransitionError` for what the table of statuses does not have."""
+    if status not in ALLOWED[old.status]:
+        msg = f"The job {old.id} is {old.status.value} and cannot become {status.value}."
+        raise InvalidTransitionError(msg)
+
+
+def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None, RunRecord | None]:
+    """The last run, which is kept in the head, and the one that is to go to the list before it."""
+    last = runs[-1] if runs else None
+    if change.close_run is not None and last is not None and last.number == change.close_run[0]:
+        _, outcome, reason, ended_at = change.close_run
+        last = replace(last, outcome=outcome, reason=reason, ended_at=ended_at)
+    if change.open_run is None:
+        return last, None
+    return change.open_run, last

@@ -1,0 +1,71 @@
+"""The names of the keys: 64 shards by a hash of the id, each in a slot of Redis Cluster.
+
+All keys of a job and the indexes it stands in have its shard's hash tag, so that one script may
+touch them all. The number of shards is part of the layout and never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from zlib import crc32
+
+from tracedjobs._core.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["SHARDS", "Keys", "shard_of"]
+
+SHARDS: Final = 64
+_PARTS: Final = ("j", "h", "s", "r", "c", "z", "o", "x")
+
+
+def shard_of(text: str) -> int:
+    """The shard of a job's id, or of a job's name."""
+    return crc32(text.encode()) % SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys under one prefix."""
+
+    prefix: str
+
+    def at(self, shard: int, what: str) -> str:
+        """A key of the shard."""
+        return f"{self.prefix}:{{{shard:02}}}:{what}"
+
+    def job(self, job_id: str) -> list[str]:
+        """Hash, head, steps, runs, controls, state, open step and cursor: what is a job's own.
+
+        The last two are there only for texts that would not fit the hash's compact form.
+        """
+        return [self.part(job_id, part) for part in _PARTS]
+
+    def part(self, job_id: str, part: str) -> str:
+        """One key of a job: `j` its hash, `s` steps, `z` state, `o` open step, `x` cursor."""
+        return self.at(shard_of(job_id), f"{part}:{job_id}")
+
+    def leases(self, shard: int) -> str:
+        """Running jobs of the shard by the end of their leases."""
+        return self.at(shard, "leases")
+
+    def ends(self, shard: int) -> str:
+        """Finished jobs of the shard by the end of their retention."""
+        return self.at(shard, "ends")
+
+    def indexes(self, shard: int, status: str, name: str) -> list[str]:
+        """The two indexes that a job of that status and name stands in, each by birth."""
+        return [self.at(shard, f"i:{status}"), self.at(shard, f"n:{status}:{name}")]
+
+    def indexes_of(self, shard: int, status: Status | None, name: str | None) -> Sequence[str]:
+        """The indexes that together have the jobs of that status and name; `None` for any."""
+        statuses = Status if status is None else (status,)
+        if name is None:
+            return [self.at(shard, f"i:{each.value}") for each in statuses]
+        return [self.at(shard, f"n:{each.value}:{name}") for each in statuses]
+
+    def counts(self, name: str) -> str:
+        """How many steps the last completed job of each name had, by name."""
+        return self.at(shard_of(name), "counts")

@@ -1,0 +1,179 @@
+"""One server and the connections to it: commands go out in one write, replies come in one read.
+
+redis-py's connections are used without its clients: those retry by themselves, their pipelines
+register scripts in a round trip of their own, and RedisCluster refuses scripts in pipelines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, ConnectionPool, SSLConnection
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from tracedjobs._core.clock import boot_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Node", "Sent"]
+
+CONNECT_SHARE: Final = 0.5
+"""Of the time limit of a call: for the connection to come about."""
+CLOCK_AGE: Final = 1.0
+"""Seconds for which what is known of the server's clock is taken for true."""
+MAX_CONNECTIONS: Final = 2**16
+"""One a thread that is waiting for the server: the pool is no limit."""
+
+
+class _Connection(Protocol):
+    def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...  # noqa: FBT001 - theirs
+    def read_response(self) -> Any: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def disconnect(self) -> None: ...
+
+
+class Sent:
+    """Commands on their way, or the error that kept them."""
+
+    __slots__ = ("connection", "count", "error")
+
+    def __init__(self, count: int, connection: _Connection | None, error: Exception | None) -> None:
+        self.count = count
+        self.connection = connection
+        self.error = error
+
+
+class Node:
+    """A server at `host:port`.
+
+    A call blocks for one and a half `timeout` at most where it has to connect, and else for one:
+    no client's retry, no waiting for a pool.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, timeout: float, tls: bool, options: dict[str, Any]
+    ) -> None:
+        self.address = (host, port)
+        self.where = f"{host}:{port}"
+        self.failed_at = 0.0
+        self._clock: tuple[float, float] | None = None
+        self._pool = ConnectionPool(
+            connection_class=SSLConnection if tls else Connection,
+            max_connections=MAX_CONNECTIONS,
+            host=host,
+            port=port,
+            protocol=3,
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout * CONNECT_SHARE,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+            **options,
+        )
+
+    def send(self, commands: Sequence[Sequence[str | int]]) -> Sent:
+        """Send the commands; their replies are to be received."""
+        try:
+            connection = cast("_Connection", self._pool.get_connection())
+        except (RedisError, OSError) as error:
+            self.failed_at = boot_time()
+            return Sent(len(commands), None, error)
+        try:
+            connection.send_packed_command([_on_the_wire(commands)], False)  # noqa: FBT003 - theirs
+        except (RedisError, OSError) as error:
+            self._drop(connection)
+            return Sent(len(commands), None, error)
+        except BaseException:
+            self._drop(connection)
+            raise
+        return Sent(len(commands), connection, None)
+
+    def receive(self, sent: Sent) -> list[Any]:
+        """A reply to each command; an exception in its place where there is none."""
+        connection = sent.connection
+        if connection is None:
+            return [sent.error] * sent.count
+        replies: list[Any] = []
+        try:
+            while len(replies) < sent.count:
+                try:
+                    replies.append(connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+        except (RedisError, OSError) as error:
+            # What was sent may have been done; nobody waits for what is still to come.
+            self._drop(connection)
+            return [*replies, *[error] * (sent.count - len(replies))]
+        except BaseException:
+            self._drop(connection)  # a signal's exception: replies are left in it
+            raise
+        self._pool.release(cast("Connection", connection))
+        return replies
+
+    def answered(self, sent: Sent) -> bool:
+        """Whether `receive` would find something at once."""
+        try:
+            return sent.connection is None or sent.connection.can_read(0)
+        except (RedisError, OSError):
+            return True  # the error
+
+    def drop_sent(self, sent: Sent) -> None:
+        """Give up replies that nobody will read."""
+        if sent.connection is not None:
+            self._drop(sent.connection)
+
+    def run(self, *commands: Sequence[str | int]) -> list[Any]:
+        """Send and receive."""
+        return self.receive(self.send(commands))
+
+    def note_time(self, micros: str | int) -> None:
+        """Note the server's clock, as an answer that has just come said it."""
+        self._clock = (int(micros) / 1e6, boot_time())
+
+    def time(self) -> float | None:
+        """The server's clock now, or some moment before; `None` when it has to be asked."""
+        if self._clock is None:
+            return None
+        age = boot_time() - self._clock[1]
+        return self._clock[0] + age if age <= CLOCK_AGE else None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.disconnect()
+
+    def _drop(self, connection: _Connection) -> None:
+        self.failed_at = boot_time()
+        connection.disconnect()
+        self._pool.release(cast("Connection", connection))
+
+
+def _on_the_wire(commands: Sequence[Sequence[str | int]]) -> bytes:
+    # redis-py's packer is for any kind of value, and takes three times as long: a save has twenty.
+    parts: list[str] = []
+    for words in commands:
+        parts.append(f"*{len(words)}\r\n")
+        for each in words:
+            word = str(each)
+            length = len(word) if word.isascii() else len(word.encode())
+            parts.append(f"${length}\r\n{word}\r\n")
+    return "".join(parts).encode()
+
+
+def is_away(reply: object) -> bool:
+    """Whether no answer came: the server, or the way to it, is gone."""
+    return isinstance(reply, (RedisConnectionError, RedisTimeoutError, OSError))

@@ -1,0 +1,245 @@
+"""Records as texts in Redis, and back.
+
+Fields of the hash are short, for Redis keeps a hash whose values have 64 bytes at most in a third
+of the memory: what may be longer is in keys of its own. No script decodes these texts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from tracedjobs._core.records import (
+    RECORD_VERSION,
+    ControlRecord,
+    JobRecord,
+    Position,
+    RunRecord,
+    Status,
+    StepRecord,
+    Stored,
+)
+from tracedjobs.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "Found",
+    "Packed",
+    "end_entry",
+    "head_text",
+    "pack_list",
+    "packed",
+    "packed_position",
+    "read_end_entry",
+    "read_found",
+    "to_micros",
+]
+
+COMPACT: Final = 64
+"""Bytes: the default of `hash-max-listpack-value`."""
+SPILLED: Final = "#"
+"""Begins a field whose text is in a key of its own."""
+OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint")
+IN_HASH: Final = frozenset(
+    {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
+    | {"cursor", "items", "progressed_at", *OPEN}
+)
+HEAD: Final = (
+    # The columns of the head's text, in this order. New ones are added at the end, so that a head
+    # that was written without them is read with their defaults.
+    "version",
+    "name",
+    "arguments",
+    "submitted_at",
+    "run",
+    "worker",
+    "owner",
+    "lease_boot",
+    "lost_token",
+    "rewinds",
+    "resumptions",
+    "items_redone",
+    "reason",
+    "error",
+    "result",
+    "started_at",
+    "ended_at",
+    "resume_at",
+    "deadline_at",
+    "expires_at",
+    "retention",
+    "steps_expected",
+)
+_VERSION: Final = HEAD.index("version")
+
+
+def to_micros(moment: float) -> str:
+    """Seconds as whole microseconds."""
+    return str(round(moment * 1e6)) if math.isfinite(moment) else "0"
+
+
+def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
+    """A part of a job as one text."""
+    return _text(astuple(record))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The texts of a position: two fields of the hash, and what does not fit them."""
+
+    items: str
+    progressed: str
+    cursor: str
+    open: str
+    spilled_cursor: str = ""
+    spilled_open: str = ""
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the lease."""
+        return f"{self.items} {self.progressed}"
+
+
+def packed(job: JobRecord) -> Packed:
+    """The texts of a job's position."""
+    opened = (job.step, job.total, job.unit, job.step_started_at, job.fingerprint)
+    return _packed(job.cursor, job.items, opened, job.progressed_at)
+
+
+def packed_position(position: Position | None, progressed_at: float | None) -> Packed:
+    """The texts of what a save writes."""
+    if position is None:
+        return _packed("null", 0, (None,), progressed_at)
+    opened = (
+        position.step,
+        position.total,
+        position.unit,
+        position.started_at,
+        position.fingerprint,
+    )
+    return _packed(position.cursor, position.items, opened, progressed_at)
+
+
+def _packed(
+    cursor: str, items: int, opened: tuple[object, ...], progressed: float | None
+) -> Packed:
+    spilled_cursor = ""
+    if _is_long(cursor):
+        cursor, spilled_cursor = SPILLED, cursor
+    open_text, spilled_open = _packed_open(opened)
+    return Packed(
+        items=str(items),
+        progressed="-" if progressed is None else repr(float(progressed)),
+        cursor=cursor,
+        open=open_text,
+        spilled_cursor=spilled_cursor,
+        spilled_open=spilled_open,
+    )
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
+    """The field of the open step, and its text when that is in a key of its own."""
+    if opened[0] is None:
+        return "-", ""
+    text = _text(opened)
+    if _is_long(text):
+        return f"{SPILLED}{zlib.crc32(text.encode()):08x}", text
+    return text, ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A job as it was read: with its birth, by which it stands in the indexes."""
+
+    born: str
+    stored: Stored
+
+    @property
+    def ended(self) -> str:
+        """The entry of this job in the index of ends, without its birth."""
+        job = self.stored.job
+        return end_entry(job.id, job.status.value, job.name)
+
+
+def end_entry(job_id: str, status: str, name: str) -> str:
+    """What is known of a job when its keys are gone: where it stands in the indexes."""
+    return _text([job_id, status, name])
+
+
+def read_end_entry(entry: str) -> tuple[str, str, str, str]:
+    """Birth, id, status and name in an entry of the index of ends."""
+    born, _, text = entry.partition(" ")
+    job_id, status, name = json.loads(text)
+    return born, job_id, status, name
+
+
+def head_text(job: JobRecord, last_run: RunRecord | None) -> str:
+    """The head: what changes under `revision` only, with the last run."""
+    columns = [getattr(job, name) for name in HEAD]
+    return _text([columns, None if last_run is None else astuple(last_run)])
+
+
+def read_found(job_id: str, reply: Sequence[Any]) -> Found:
+    """The job in a reply of `load`; `StoreError` for one that a newer tracedjobs wrote."""
+    (born, status, revision, token, wish, saved, cursor, opened), head, state, *rest = reply
+    spilled_open, spilled_cursor, *parts = rest
+    columns, last_run = json.loads(head)
+    version = columns[_VERSION]
+    if not isinstance(version, int) or version > RECORD_VERSION:
+        msg = (
+            f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
+            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
+            f"changed."
+        )
+        raise StoreError(msg)
+    seq, lease, items, progressed = saved.split(" ")
+    position: dict[str, Any] = {}
+    if opened != "-":
+        text = spilled_open if opened.startswith(SPILLED) else opened
+        position = dict(zip(OPEN, json.loads(text), strict=True))
+    job = JobRecord(
+        **dict(zip(HEAD, columns, strict=False)),
+        **position,
+        id=job_id,
+        status=Status(status),
+        revision=int(revision),
+        token=token,
+        wish=wish,
+        saved_seq=int(seq),
+        lease_until=int(lease) / 1e6,
+        items=int(items),
+        progressed_at=None if progressed == "-" else float(progressed),
+        cursor=spilled_cursor if cursor == SPILLED else cursor,
+        state=state,
+    )
+    steps, runs, controls = parts or ((), (), ())
+    return Found(
+        born=born,
+        stored=Stored(
+            job=job,
+            steps=tuple(StepRecord(*json.loads(text)) for text in steps),
+            runs=(
+                *(RunRecord(*json.loads(text)) for text in runs),
+                *(() if last_run is None else (RunRecord(*last_run),)),
+            ),
+            controls=tuple(ControlRecord(*json.loads(text)) for text in controls),
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    return _ENCODE(value)
+
+
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > COMPACT or (not text.isascii() and len(text.encode()) > COMPACT)

@@ -1,0 +1,87 @@
+-- Changes a job, if it still is as it was read: its revision, status and token, and its lease where
+-- that was asked for. What does not change is passed as it was read, or as ''.
+-- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
+--       by status, by name, leases, ends
+-- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
+--       6 revision, 7 status, 8 token, 9 wish, 10 head,
+--       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
+--       16 whether a position comes, 17 cursor, 18 open, 19 spilled cursor, 20 spilled open,
+--       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
+--       23 entry of its end before, 24 entry of its end, 25 a run for the list of runs, 26 a control,
+--       27 number of steps read ('' when none are dropped), 28… the steps that are left
+local hash = KEYS[1]
+local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b')
+if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] or (job[3] or '') ~= ARGV[4] then
+  return {0}
+end
+local seq, lease, items, progressed = string.match(job[4], '^(%S+) (%S+) (%S+) (%S+)$')
+if ARGV[5] ~= '' and lease ~= ARGV[5] then
+  return {0}
+end
+if ARGV[27] ~= '' and redis.call('LLEN', KEYS[3]) ~= tonumber(ARGV[27]) then
+  return {0}
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+if ARGV[12] ~= '' then lease = ARGV[12] end
+if ARGV[11] ~= '' then lease = string.format('%.0f', now + tonumber(ARGV[11])) end
+if ARGV[13] ~= '' then seq = ARGV[13] end
+if ARGV[14] ~= '' then items = ARGV[14] end
+if ARGV[15] ~= '' then progressed = ARGV[15] end
+
+redis.call('SET', KEYS[2], ARGV[10], 'KEEPTTL')
+redis.call('HSET', hash, 'v', ARGV[6], 's', ARGV[7],
+  'l', seq .. ' ' .. lease .. ' ' .. items .. ' ' .. progressed)
+for name, at in pairs({t = 8, w = 9}) do
+  if ARGV[at] == '' then
+    redis.call('HDEL', hash, name)
+  else
+    redis.call('HSET', hash, name, ARGV[at])
+  end
+end
+if ARGV[16] ~= '' then
+  redis.call('HSET', hash, 'c', ARGV[17], 'o', ARGV[18])
+  if ARGV[19] ~= '' then redis.call('SET', KEYS[8], ARGV[19]) end
+  if ARGV[20] ~= '' then redis.call('SET', KEYS[7], ARGV[20]) end
+end
+if ARGV[21] == '-' then
+  redis.call('DEL', KEYS[6])
+elseif ARGV[21] ~= '' then
+  redis.call('SET', KEYS[6], ARGV[21])
+end
+if ARGV[25] ~= '' then redis.call('RPUSH', KEYS[4], ARGV[25]) end
+if ARGV[26] ~= '' then redis.call('RPUSH', KEYS[5], ARGV[26]) end
+if ARGV[27] ~= '' then
+  redis.call('DEL', KEYS[3])
+  for at = 28, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
+end
+
+local steps = redis.call('LLEN', KEYS[3])
+if ARGV[3] ~= ARGV[7] then
+  redis.call('ZREM', KEYS[9], ARGV[1])
+  redis.call('ZREM', KEYS[10], ARGV[1])
+  redis.call('ZADD', KEYS[11], job[5], ARGV[1])
+  redis.call('ZADD', KEYS[12], job[5], ARGV[1])
+end
+if ARGV[7] == 'running' then
+  redis.call('ZADD', KEYS[13], lease, ARGV[1])
+elseif ARGV[3] == 'running' then
+  redis.call('ZREM', KEYS[13], ARGV[1])
+end
+if ARGV[22] == 'same' then
+  local left = redis.call('PTTL', hash)
+  if left >= 0 then
+    for at = 1, 8 do redis.call('PEXPIRE', KEYS[at], left) end
+  end
+else
+  if ARGV[23] ~= '' then
+    redis.call('ZREM', KEYS[14], job[5] .. ' ' .. ARGV[23])
+    for at = 1, 8 do redis.call('PERSIST', KEYS[at]) end
+  end
+  if ARGV[22] ~= '' then
+    local ends = string.format('%.0f', math.floor(now / 1000) + tonumber(ARGV[22]))
+    redis.call('ZADD', KEYS[14], ends, job[5] .. ' ' .. ARGV[24])
+    for at = 1, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
+  end
+end
+return {1, steps}

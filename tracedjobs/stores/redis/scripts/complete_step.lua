@@ -1,0 +1,27 @@
+-- Records that a step is done, with the state after it.
+-- KEYS: hash, steps, state, leases      ARGV: id, token, position, step, seq, state
+-- Where steps before it are missing, the server has lost its newest writes: the run is fenced off,
+-- and its lease ended, so that the job is resumed from what is left.
+local job = redis.call('HMGET', KEYS[1], 't', 'l', 's')
+if job[1] ~= ARGV[2] then
+  return 0
+end
+local _, lease, tail = string.match(job[2], '^(%S+) (%S+) (.*)$')
+local position = tonumber(ARGV[3])
+local done = redis.call('LLEN', KEYS[2])
+if position > done then
+  redis.call('HSET', KEYS[1], 'l', string.match(job[2], '^%S+') .. ' 0 ' .. tail)
+  redis.call('HDEL', KEYS[1], 't')
+  if job[3] == 'running' then redis.call('ZADD', KEYS[4], 0, ARGV[1]) end
+  return 0
+end
+if position == done then
+  redis.call('RPUSH', KEYS[2], ARGV[4])
+else
+  redis.call('LSET', KEYS[2], position, ARGV[4])
+end
+if ARGV[6] ~= '' then
+  redis.call('SET', KEYS[3], ARGV[6])
+  redis.call('HSET', KEYS[1], 'l', ARGV[5] .. ' ' .. lease .. ' ' .. tail)
+end
+return 1

@@ -1,0 +1,15 @@
+-- Removes from the indexes jobs whose time is over; Redis itself removes their keys at that moment.
+-- KEYS: ends, then of each entry its index by status and by name     ARGV: id, birth, entry of each
+-- An entry with another birth belongs to a later job of the same id, and stays.
+local removed = 0
+for at = 1, #ARGV, 3 do
+  local first = 2 + (at - 1) / 3 * 2
+  for key = first, first + 1 do
+    local score = redis.call('ZSCORE', KEYS[key], ARGV[at])
+    if score and string.format('%.0f', score) == ARGV[at + 1] then
+      redis.call('ZREM', KEYS[key], ARGV[at])
+    end
+  end
+  removed = removed + redis.call('ZREM', KEYS[1], ARGV[at + 2])
+end
+return removed

@@ -1,0 +1,53 @@
+-- Saves the positions of some runs of one shard and renews their leases, each behind its own fence.
+-- KEYS: leases, then of each job its hash, and the keys of what it spills
+-- ARGV: lease in µs, length of a hash's key before the id, then of each job token, seq, items and
+--       progress, cursor, open step, and which texts follow for keys of their own: of 'o' the open
+--       step, 'x' the cursor, 'z' the state
+-- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
+-- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
+-- This is the hot path: the entry in the index of leases moves only when the lease comes into
+-- another third, the true end is in the hash; the open step is written when it is another one.
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local ttl = tonumber(ARGV[1])
+local ends = string.format('%.0f', now + ttl)
+local third = math.floor((now + ttl) * 3 / ttl)
+local answer = {string.format('%.0f', now)}
+local key, at = 2, 3
+while key <= #KEYS do
+  local hash, spills = KEYS[key], ARGV[at + 5]
+  local job = redis.pcall('HMGET', hash, 't', 'l', 'o', 'w')
+  local found = false
+  local saves = false
+  if job.err then
+    found = '!' .. job.err
+  elseif job[2] then
+    local seq, lease = string.match(job[2], '^(%d+) (%d+)')
+    saves = job[1] == ARGV[at] and tonumber(seq) < tonumber(ARGV[at + 1])
+    if saves then
+      local saved = ARGV[at + 1] .. ' ' .. ends .. ' ' .. ARGV[at + 2]
+      if job[3] == ARGV[at + 4] then
+        redis.call('HSET', hash, 'l', saved, 'c', ARGV[at + 3])
+      else
+        redis.call('HSET', hash, 'l', saved, 'c', ARGV[at + 3], 'o', ARGV[at + 4])
+      end
+      if math.floor(lease * 3 / ttl) ~= third then
+        redis.call('ZADD', KEYS[1], ends, string.sub(hash, ARGV[2] + 1))
+      end
+      found = '+' .. (job[4] or '')
+    else
+      found = '-' .. (job[1] or '') .. ' ' .. (job[4] or '')
+    end
+  end
+  key = key + 1
+  at = at + 6
+  for part = 1, #spills do
+    if saves and not (string.sub(spills, part, part) == 'o' and job[3] == ARGV[at - 2]) then
+      redis.call('SET', KEYS[key], ARGV[at])
+    end
+    key = key + 1
+    at = at + 1
+  end
+  answer[#answer + 1] = found
+end
+return answer

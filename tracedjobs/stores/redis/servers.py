@@ -1,0 +1,302 @@
+"""Which server has which shard: one, the primary that Sentinels name, or the nodes of a cluster.
+
+It sends each server its commands in one round trip, and again those alone that failed for a reason
+that can be mended at once: a script it did not know, a slot that has moved.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from redis.crc import key_slot
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+
+from tracedjobs.errors import StoreError
+from tracedjobs.stores.redis.keys import SHARDS, Keys
+from tracedjobs.stores.redis.node import Node, Sent, is_away
+from tracedjobs.stores.redis.refusal import refusal, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracedjobs.stores.redis.address import Address
+    from tracedjobs.stores.redis.script import Command, Script
+
+__all__ = ["Servers"]
+
+TRIES: Final = 4
+"""How often a command is sent: at first, with its script, and where its slot has moved."""
+
+
+NO_TIME: Final = "no answer in the time that was left by other servers"
+
+
+class Servers:
+    """The servers of one address, as one process knows them."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        # Half, where a call may have to ask who is the primary first.
+        self._timeout = address.timeout / (2 if address.kind else 1)
+        self._nodes: dict[tuple[str, int], Node] = {}
+        self._sentinels = [self._sentinel(host, port) for host, port in address.hosts]
+        self._owners: list[Node] | None = None
+        self.pid = os.getpid()
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies in the commands' order; a `StoreError` in the place of one that failed."""
+        replies: list[Any] = [None] * len(commands)
+        pending = list(range(len(commands)))
+        asking: dict[int, Node] = {}
+        unknown: set[tuple[Node, Script]] = set()
+        give_up = time.monotonic() + self._address.timeout
+        for attempt in range(TRIES):
+            try:
+                groups = self._groups(commands, pending, asking)
+            except StoreError as error:
+                for index in pending:
+                    replies[index] = error
+                break
+            pending = []
+            for node, indexes, answers in self._exchange(groups, commands, asking, unknown):
+                for index, answer in zip(indexes, answers, strict=True):
+                    replies[index] = answer
+                    if not isinstance(answer, Exception):
+                        continue
+                    replies[index] = refusal(answer, node.where)
+                    if attempt + 1 < TRIES and self._mended(
+                        node, commands[index], index, answer, asking, unknown
+                    ):
+                        pending.append(index)
+            if not pending or time.monotonic() >= give_up:
+                break
+        return replies
+
+    def node(self, shard: int) -> Node:
+        """The server that has the shard; `StoreError` when none is known."""
+        owners = self._owners
+        if owners is None:
+            owners = self._owners = self._find()
+        return owners[shard]
+
+    def nodes(self) -> list[Node]:
+        """All servers that have shards."""
+        return list({id(node): node for node in map(self.node, range(SHARDS))}.values())
+
+    def forget(self) -> None:
+        """Look the owners up again at the next call: one may have taken the place of another."""
+        if self._address.kind:
+            self._owners = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        for node in [*self._nodes.values(), *self._sentinels]:
+            node.close()
+
+    # -- sending ---
+
+    def _groups(
+        self, commands: Sequence[Command], pending: list[int], asking: dict[int, Node]
+    ) -> list[tuple[Node, list[int]]]:
+        groups: dict[int, tuple[Node, list[int]]] = {}
+        for index in pending:
+            node = asking.get(index) or self.node(commands[index].shard)
+            groups.setdefault(id(node), (node, []))[1].append(index)
+        return list(groups.values())
+
+    def _exchange(
+        self,
+        groups: list[tuple[Node, list[int]]],
+        commands: Sequence[Command],
+        asking: dict[int, Node],
+        unknown: set[tuple[Node, Script]],
+    ) -> list[tuple[Node, list[int], list[Any]]]:
+        """Send to all before anything is received, so that one slow server delays no other.
+
+        Those that were away last time come last, and together they are waited for no longer than
+        one is.
+        """
+        groups.sort(key=lambda group: group[0].failed_at)
+        late = time.monotonic() + self._timeout
+        sent: list[tuple[Node, list[int], list[int | None], Sent]] = []
+        found: list[tuple[Node, list[int], list[Any]]] = []
+        try:
+            for node, indexes in groups:
+                words: list[Sequence[str | int]] = []
+                meant: list[int | None] = []
+                for which, script in list(unknown):
+                    if which is node:
+                        words.append(("SCRIPT", "LOAD", script.text))
+                        meant.append(None)
+                        unknown.discard((which, script))
+                for index in indexes:
+                    if index in asking:
+                        words.append(("ASKING",))
+                        meant.append(None)
+                    words.append(commands[index].words)
+                    meant.append(index)
+                if any(commands[index].writes for index in indexes):
+                    words += self._waits()
+                way = (
+                    node.send(words)
+                    if node is groups[0][0] or time.monotonic() < late
+                    else Sent(len(words), None, RedisTimeoutError(NO_TIME))
+                )
+                sent.append((node, indexes, meant, way))
+            while sent:
+                node, indexes, meant, way = sent.pop(0)
+                if found and time.monotonic() >= late and not node.answered(way):
+                    node.drop_sent(way)
+                    way = Sent(way.count, None, RedisTimeoutError(NO_TIME))
+                answers = node.receive(way)
+                short = self._unacknowledged(answers[len(meant) :])
+                found.append(
+                    (
+                        node,
+                        indexes,
+                        [
+                            short
+                            if short
+                            and commands[index].writes
+                            and not isinstance(answer, Exception)
+                            else answer
+                            for index, answer in zip(meant, answers, strict=False)
+                            if index is not None
+                        ],
+                    )
+                )
+        finally:
+            for node, _, _, way in sent:
+                node.drop_sent(way)
+        for index in asking.keys() & {index for _, indexes, _ in found for index in indexes}:
+            del asking[index]
+        return found
+
+    def _waits(self) -> list[Sequence[str | int]]:
+        limit = max(int(self._timeout * 500), 1)
+        if self._address.waitaof:
+            return [("WAITAOF", 1, self._address.wait, limit)]
+        return [("WAIT", self._address.wait, limit)] if self._address.wait else []
+
+    def _unacknowledged(self, answers: list[Any]) -> Exception | None:
+        for answer in answers:
+            if isinstance(answer, Exception):
+                return answer
+            local, replicas = answer if isinstance(answer, list) else (1, answer)
+            if replicas < self._address.wait or local < 1:
+                return RedisConnectionError(
+                    f"{replicas} of {self._address.wait} replicas acknowledged the write in time"
+                )
+        return None
+
+    def _mended(  # noqa: PLR0917 - what one exchange knows
+        self,
+        node: Node,
+        command: Command,
+        index: int,
+        error: Exception,
+        asking: dict[int, Node],
+        unknown: set[tuple[Node, Script]],
+    ) -> bool:
+        """Whether it is worth sending the command again at once."""
+        status = status_of(error)
+        if status == "NOSCRIPT" and command.script is not None:
+            unknown.add((node, command.script))
+            return True
+        if self._address.kind == "cluster" and status in {"MOVED", "ASK"}:
+            host, port = str(error).rsplit(" ", 1)[-1].rsplit(":", 1)
+            there = self._node_at(host or node.address[0], int(port))
+            if status == "ASK":
+                asking[index] = there
+            else:
+                owners = self._owners
+                if owners is not None:
+                    self._owners = [
+                        there if at == command.shard else owner for at, owner in enumerate(owners)
+                    ]
+            return True
+        if is_away(error) or status in {"READONLY", "CLUSTERDOWN"}:
+            self.forget()
+        return False
+
+    # -- finding ---
+
+    def _find(self) -> list[Node]:
+        if self._address.kind == "cluster":
+            return self._ask_cluster()
+        if self._address.kind == "sentinel":
+            return [self._ask_sentinels()] * SHARDS
+        return [self._node_at(*self._address.hosts[0])] * SHARDS
+
+    def _ask_sentinels(self) -> Node:
+        error: Exception = RedisConnectionError("none of them knows it")
+        where = ", ".join(node.where for node in self._sentinels)
+        for node in list(self._sentinels):
+            (answer,) = node.run(
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service or "")
+            )
+            if isinstance(answer, list):
+                self._sentinels.sort(key=lambda each, node=node: each is not node)  # type: ignore[misc]  # a default binds
+                return self._node_at(answer[0], int(answer[1]))
+            if isinstance(answer, Exception):
+                error = answer
+        raise refusal(error, f"{where} (Sentinels of {self._address.service!r})")
+
+    def _ask_cluster(self) -> list[Node]:
+        for host, port in self._address.hosts:
+            self._node_at(host, port)
+        known = list(self._nodes.values())
+        random.shuffle(known)
+        known.sort(key=lambda node: node.failed_at)  # one that was away is asked last
+        error: Exception = RedisConnectionError("it knows no owner of a slot")
+        give_up = time.monotonic() + self._address.timeout / 2
+        for node in known:
+            (answer,) = node.run(("CLUSTER", "SLOTS"))
+            if isinstance(answer, list):
+                owners = self._owners_of(answer, node)
+                if owners is not None:
+                    return owners
+            elif isinstance(answer, Exception):
+                error = answer
+            if time.monotonic() >= give_up:
+                break
+        raise refusal(error, ", ".join(f"{host}:{port}" for host, port in self._address.hosts))
+
+    def _owners_of(self, ranges: list[Any], asked: Node) -> list[Node] | None:
+        keys = Keys("")
+        slots = [key_slot(keys.at(shard, "").encode()) for shard in range(SHARDS)]
+        owners: list[Node | None] = [None] * SHARDS
+        for first, last, primary, *_ in ranges:
+            for shard, slot in enumerate(slots):
+                if first <= slot <= last:
+                    owners[shard] = self._node_at(primary[0] or asked.address[0], primary[1])
+        return None if None in owners else cast("list[Node]", owners)
+
+    def _node_at(self, host: str, port: int) -> Node:
+        address = (host, port)
+        if address not in self._nodes:
+            self._nodes[address] = Node(
+                host,
+                port,
+                timeout=self._timeout,
+                tls=self._address.tls,
+                options=self._address.connection,
+            )
+        return self._nodes[address]
+
+    def _sentinel(self, host: str, port: int) -> Node:
+        return Node(
+            host,
+            port,
+            timeout=self._timeout,
+            tls=self._address.tls,
+            options=self._address.sentinel,
+        )

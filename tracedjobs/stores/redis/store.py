@@ -1,0 +1,409 @@
+"""The Redis store: each method one atomic script, or one read, of a job's shard.
+
+A change reads the job first and writes only if it is still as it was read. Nothing here retries:
+the saver does, against the deadline of each run's lease.
+"""
+
+from __future__ import annotations
+
+import os
+from heapq import nlargest, nsmallest
+from typing import TYPE_CHECKING, Any, Final
+
+from tracedjobs._core.records import (
+    Change,
+    JobRecord,
+    Save,
+    Status,
+    StepRecord,
+    Stored,
+)
+from tracedjobs.errors import StoreError
+from tracedjobs.stores.redis.address import Address
+from tracedjobs.stores.redis.changing import (
+    change_arguments,
+    changed,
+    check_transition,
+    milliseconds_until,
+)
+from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
+from tracedjobs.stores.redis.packing import (
+    Found,
+    end_entry,
+    head_text,
+    pack_list,
+    packed,
+    packed_position,
+    read_end_entry,
+    read_found,
+    to_micros,
+)
+from tracedjobs.stores.redis.script import Command, call
+from tracedjobs.stores.redis.servers import Servers
+from tracedjobs.stores.redis.settings import warn_of_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tracedjobs.stores.base import Saved
+
+__all__ = ["RedisStore"]
+
+DEFAULT_TIMEOUT: Final = 5.0
+GROUP: Final = 64
+"""Saves in one script at most: no other client waits longer for the server."""
+Entry = tuple[int, str]
+"""Birth and id of a job: its place among all."""
+
+
+class RedisStore:
+    """Jobs on the servers at `address`."""
+
+    def __init__(self, address: Address) -> None:
+        """Remember the address; connections are made at the first use, and anew after a fork."""
+        self.url = address.url
+        self._address = address
+        self._keys = Keys(address.prefix)
+        self._servers: Servers | None = None
+        self._closed = False
+        self._checked = False
+
+    def __repr__(self) -> str:
+        """Its address, without secrets."""
+        return f"<RedisStore {self.url}>"
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> RedisStore:
+        """Read `redis://host:6379/0`, `rediss://` for TLS, `+sentinel` or `+cluster` in either."""
+        return cls(Address.from_url(url, timeout=timeout))
+
+    def create(self, job: JobRecord) -> bool:
+        """See `Store.create`."""
+        shard = shard_of(job.id)
+        columns = packed(job)
+        keep, entry = "", ""
+        if job.expires_at is not None:
+            keep = milliseconds_until(job.expires_at)
+            entry = end_entry(job.id, job.status.value, job.name)
+        made = self._call(
+            "create",
+            shard,
+            [
+                *self._keys.job(job.id),
+                *self._keys.indexes(shard, job.status.value, job.name),
+                self._keys.leases(shard),
+                self._keys.ends(shard),
+            ],
+            [
+                *(job.id, head_text(job, None), job.status.value, job.revision),
+                *(job.token or "", job.wish or "", job.saved_seq, to_micros(job.lease_until)),
+                columns.tail,
+                *(columns.cursor, columns.open, job.state or ""),
+                *(columns.spilled_open, columns.spilled_cursor, keep, entry),
+            ],
+            writes=True,
+        )
+        return bool(made)
+
+    def load(self, job_id: str) -> Stored | None:
+        """See `Store.load`."""
+        (found,) = self._load([job_id])
+        return None if found is None else found.stored
+
+    def page(
+        self, *, status: Status | None, name: str | None, before: str | None, limit: int
+    ) -> list[Stored]:
+        """See `Store.page`."""
+        last = None if before is None else self._entry_of(before)
+        if before is not None and last is None:
+            return []
+        stored: list[Stored] = []
+        while len(stored) < limit:
+            entries = self._entries(status, name, last, limit - len(stored))
+            if not entries:
+                break
+            last = entries[-1]
+            found = self._load([job_id for _, job_id in entries])
+            there = [
+                each.stored
+                for each, (born, _) in zip(found, entries, strict=True)
+                if each is not None
+                and int(each.born) == born
+                and status in {None, each.stored.job.status}
+            ]
+            stored += there
+            if len(there) < len(entries) // 2:
+                self.purge(limit=1000)  # nobody does, and this page would read much for nothing
+        return stored
+
+    def change(self, change: Change) -> bool:
+        """See `Store.change`."""
+        (found,) = self._load([change.job_id], parts=bool(change.drop_steps))
+        if found is None or found.stored.job.revision != change.revision:
+            return False
+        old = found.stored.job
+        if change.if_token is not None and old.token != change.if_token:
+            return False
+        new = changed(old, change)
+        if new.status is not old.status or "status" in change.columns:
+            check_transition(old, new.status)
+        keys, args = change_arguments(self._keys, found, new, change)
+        shard = shard_of(old.id)
+        made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
+        if made and change.columns.get("status") is Status.COMPLETED:
+            self._count_steps(new.name, steps)
+        return bool(made)
+
+    def save(self, saves: Sequence[Save]) -> Mapping[str, Saved]:
+        """See `Store.save`."""
+        groups: dict[tuple[int, float], list[Save]] = {}
+        for save in saves:
+            groups.setdefault((shard_of(save.job_id), save.lease_ttl), []).append(save)
+        parts = [
+            (shard, group[at : at + GROUP])
+            for (shard, _), group in groups.items()
+            for at in range(0, len(group), GROUP)
+        ]
+        replies = self._run([self._save_command(shard, group) for shard, group in parts])
+        if replies and all(isinstance(reply, StoreError) for reply in replies):
+            raise replies[0]
+        answer: dict[str, tuple[str | None, str | None] | StoreError] = {}
+        for (shard, group), reply in zip(parts, replies, strict=True):
+            if isinstance(reply, StoreError):
+                answer |= dict.fromkeys((save.job_id for save in group), reply)
+                continue
+            self._note_time(shard, reply[0])
+            for save, found in zip(group, reply[1:], strict=True):
+                if found is not None:
+                    answer[save.job_id] = _read_saved(save, found)
+        return answer
+
+    def save_one(self, save: Save) -> bool:
+        """See `Store.save_one`."""
+        shard = shard_of(save.job_id)
+        (reply,) = self._run([self._save_command(shard, [save])])
+        if isinstance(reply, StoreError):
+            raise reply
+        self._note_time(shard, reply[0])
+        return reply[1] is not None and reply[1].startswith("+")
+
+    def complete_step(
+        self,
+        job_id: str,
+        token: str,
+        step: StepRecord,
+        *,
+        position: int,
+        seq: int,
+        state: str | None,
+    ) -> bool:
+        """See `Store.complete_step`."""
+        shard = shard_of(job_id)
+        keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
+        args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
+        done = self._call(
+            "complete_step", shard, [*keys, self._keys.leases(shard)], args, writes=True
+        )
+        return bool(done)
+
+    def lease_alive(self, job: JobRecord) -> bool:
+        """See `Store.lease_alive`; asks the server for its time once a second at most."""
+        return job.lease_until > self._time(shard_of(job.id))
+
+    def expired(self, *, limit: int) -> list[JobRecord]:
+        """See `Store.expired`."""
+        looks = [
+            Command(
+                shard,
+                ("ZRANGEBYSCORE", self._keys.leases(shard), "-inf", now, "LIMIT", 0, limit),
+            )
+            for shard, now in ((each, self._micros(each)) for each in range(SHARDS))
+        ]
+        checks = []
+        for look, ids in zip(looks, self._answers(looks), strict=True):
+            if ids:
+                hashes = [self._keys.part(job_id, "j") for job_id in ids]
+                keys = [self._keys.leases(look.shard), *hashes]
+                checks.append(call("expired", look.shard, keys, [*ids], writes=True))
+        ended: list[Entry] = []
+        for reply in self._answers(checks):
+            ended += _pairs(reply)
+        first = nsmallest(limit, ended)
+        found = self._load([job_id for _, job_id in first], parts=False)
+        heads = [each.stored.job for each in found if each is not None]
+        return [head for head in heads if head.status is Status.RUNNING]
+
+    def steps_of_last_completed(self, name: str) -> int | None:
+        """See `Store.steps_of_last_completed`."""
+        (count,) = self._answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
+        return None if count is None else int(count)
+
+    def purge(self, *, limit: int) -> int:
+        """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""
+        looks = [
+            Command(
+                shard,
+                ("ZRANGEBYSCORE", self._keys.ends(shard), "-inf", now // 1000, "LIMIT", 0, limit),
+            )
+            for shard, now in ((each, self._micros(each)) for each in range(SHARDS))
+        ]
+        purges = []
+        left = limit
+        for look, entries in zip(looks, self._answers(looks), strict=True):
+            keys = [self._keys.ends(look.shard)]
+            args: list[str | int] = []
+            for entry in entries[:left]:
+                born, job_id, status, name = read_end_entry(entry)
+                keys += self._keys.indexes(look.shard, status, name)
+                args += [job_id, born, entry]
+            left -= len(entries[:left])
+            if args:
+                purges.append(call("purge", look.shard, keys, args, writes=True))
+        return sum(int(each) for each in self._answers(purges))
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._closed = True
+        servers, self._servers = self._servers, None
+        if servers is not None and servers.pid == os.getpid():
+            servers.close()
+
+    # -- commands ---
+
+    def _run(self, commands: Sequence[Command]) -> list[Any]:
+        if self._closed:
+            msg = f"The store {self.url} is closed."
+            raise StoreError(msg)
+        servers = self._connected()
+        if not self._checked:
+            warn_of_settings(servers, self.url)
+            self._checked = True
+        return servers.run(commands) if commands else []
+
+    def _connected(self) -> Servers:
+        servers = self._servers
+        if servers is None or servers.pid != os.getpid():
+            # What was inherited through a fork is the parent's: it is neither used nor closed.
+            servers = self._servers = Servers(self._address)
+        return servers
+
+    def _answers(self, commands: Sequence[Command]) -> list[Any]:
+        replies = self._run(commands)
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return replies
+
+    def _call(
+        self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
+    ) -> Any:
+        (reply,) = self._answers([call(name, shard, keys, args, writes=writes)])
+        return reply
+
+    def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
+        keys = [self._keys.leases(shard)]
+        start = self._keys.at(shard, "j:")
+        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode())]
+        for save in saves:
+            texts = packed_position(save.position, save.progressed_at)
+            keys.append(start + save.job_id)
+            spills = {"o": texts.spilled_open, "x": texts.spilled_cursor, "z": save.state}
+            spilled = {part: text for part, text in spills.items() if text}
+            keys += [self._keys.at(shard, f"{part}:{save.job_id}") for part in spilled]
+            args += (save.token, save.seq, texts.tail, texts.cursor, texts.open, "".join(spilled))
+            args += spilled.values()
+        return call("save", shard, keys, args, writes=True)
+
+    def _load(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
+        replies = self._answers(
+            [
+                call("load", shard_of(job_id), self._keys.job(job_id), ["all" if parts else "head"])
+                for job_id in ids
+            ]
+        )
+        return [
+            None if reply is None else read_found(job_id, reply)
+            for job_id, reply in zip(ids, replies, strict=True)
+        ]
+
+    # -- changes ---
+
+    def _count_steps(self, name: str, steps: int) -> None:
+        # An estimate for who looks at the next job, beside the change: it may be missed.
+        self._run([Command(shard_of(name), ("HSET", self._keys.counts(name), name, steps))])
+
+    # -- indexes ---
+
+    def _entry_of(self, job_id: str) -> Entry | None:
+        (born,) = self._answers(
+            [Command(shard_of(job_id), ("HGET", self._keys.part(job_id, "j"), "b"))]
+        )
+        return None if born is None else (int(born), job_id)
+
+    def _entries(
+        self,
+        status: Status | None,
+        name: str | None,
+        last: Entry | None,
+        limit: int,
+    ) -> list[Entry]:
+        """The next `limit` jobs behind `last`, merged from all shards.
+
+        Each shard is asked for its part and a little more. Only one that gave all it was asked
+        for, and whose last would still be among the first, is asked for the rest.
+        """
+        entries: dict[int, list[Entry]] = {}
+        shards: Iterable[int] = range(SHARDS)
+        size = min(limit, limit // 16 + 4)
+        while True:
+            asked = [
+                call(
+                    "page",
+                    shard,
+                    list(self._keys.indexes_of(shard, status, name)),
+                    [last[0] if last else "+inf", size + (last is not None)],
+                )
+                for shard in shards
+            ]
+            for command, reply in zip(asked, self._answers(asked), strict=True):
+                behind = (each for each in _pairs(reply) if last is None or each < last)
+                entries[command.shard] = nlargest(size, behind)
+            found = nlargest(limit, (entry for part in entries.values() for entry in part))
+            shards = [
+                shard
+                for shard, part in entries.items()
+                if len(part) == size < limit and (len(found) < limit or part[-1] in found)
+            ]
+            if not shards:
+                return found
+            size = limit
+
+    # -- time ---
+
+    def _time(self, shard: int) -> float:
+        node = self._connected().node(shard)
+        now = node.time()
+        if now is None:
+            (answer,) = self._answers([Command(shard, ("TIME",))])
+            now = int(answer[0]) + int(answer[1]) / 1e6
+            node.note_time(round(now * 1e6))
+        return now
+
+    def _micros(self, shard: int) -> int:
+        return int(self._time(shard) * 1e6)
+
+    def _note_time(self, shard: int, micros: str) -> None:
+        self._connected().node(shard).note_time(micros)
+
+
+def _read_saved(save: Save, found: str) -> tuple[str | None, str | None] | StoreError:
+    if found.startswith("+"):
+        return save.token, found[1:] or None
+    if found.startswith("-"):
+        token, _, wish = found[1:].partition(" ")
+        return token or None, wish or None
+    return StoreError(f"The job {save.job_id} is damaged: {found[1:]}")
+
+
+def _pairs(reply: Sequence[str]) -> list[Entry]:
+    return [(int(number), text) for number, text in zip(reply[::2], reply[1::2], strict=True)]

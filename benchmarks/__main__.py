@@ -31,6 +31,12 @@ BENCHMARKS: Final = {
     "space": "benchmarks.live:measure_space",
     "saver": "benchmarks.live:measure_tick",
     "csv": "benchmarks.csv_rows:measure",
+    "redis-durable": "benchmarks.redis_store:measure_durable",
+    "redis-tick": "benchmarks.redis_store:measure_tick",
+    "redis-cpu": "benchmarks.redis_store:measure_cpu",
+    "redis-space": "benchmarks.redis_store:measure_space",
+    "redis-many": "benchmarks.redis_many:measure_many",
+    "redis-frozen": "benchmarks.redis_many:measure_frozen",
 }
 
 

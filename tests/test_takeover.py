@@ -18,8 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.processes import PERFORM, Children, until
+from tests.run_directories import own_run_directory
 from tracedjobs import AsyncContext, Context, Job, Runtime, Status, Step, job
-from tracedjobs._core import flight_recorder, owner
+from tracedjobs._core import owner
 from tracedjobs._core.flight_recorder import (
     CELL,
     CHECK,
@@ -142,18 +143,9 @@ def loaded(runtime: Runtime, job_id: str) -> Stored:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A run directory of the test's own, in which this process has no file yet."""
-    directory = tmp_path / "run"
-    monkeypatch.setenv("TRACEDJOBS_RUN_DIR", str(directory))
-    monkeypatch.setattr(owner, "_held", None)
-    monkeypatch.setattr(flight_recorder, "_file", None)
-    monkeypatch.setattr(flight_recorder, "_off", None)
-    yield directory
-    if owner._held is not None:
-        os.close(owner._held[1])
-    if flight_recorder._file is not None:
-        flight_recorder._file.close()
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    with own_run_directory(tmp_path / "run") as directory:
+        yield directory
 
 
 @pytest.fixture
@@ -425,10 +417,7 @@ class Wreck:
 @pytest.fixture(scope="module")
 def wreck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wreck]:
     folder = tmp_path_factory.mktemp("wreck")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACEDJOBS_RUN_DIR", str(folder / "run"))
-        patch.setattr(owner, "_held", None)
-        patch.setattr(flight_recorder, "_file", None)
+    with own_run_directory(folder / "run"):
         with Runtime(f"sqlite:///{folder}/jobs.db") as runtime:
             job_id = wrecked(runtime)
             stored = loaded(runtime, job_id)

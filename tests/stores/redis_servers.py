@@ -256,9 +256,12 @@ class RedisSentinel:
 
     def failed_over(self) -> bool:
         """Whether the Sentinel names the replica as the primary, and it takes writes."""
-        with self.sentinel.client() as client, self.replica.client() as replica:
-            named = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "jobs")
-            role = replica.execute_command("ROLE")
+        try:
+            with self.sentinel.client() as client, self.replica.client() as replica:
+                named = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "jobs")
+                role = replica.execute_command("ROLE")
+        except redis.ConnectionError:
+            return False  # it lets go of its clients when it becomes the primary
         return int(named[1]) == self.replica.port and role[0] == "master"
 
 

@@ -305,7 +305,7 @@ def test_a_thousand_runs_of_one_killed_process_are_adopted_each_at_its_item(
 # -- where there is no room for it ---
 
 
-def full(*_: object) -> None:
+def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

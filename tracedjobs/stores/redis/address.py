@@ -67,11 +67,14 @@ def _shown(url: str) -> str:
 
 
 def _parsed(url: str, timeout: float) -> Address:
-    parts = urlsplit(url)
+    scheme, _, rest = url.partition("://")
+    authority = re.split("[/?#]", rest)[0]
+    # Without the hosts: several of them, with IPv6 among them, are refused by some Pythons.
+    parts = urlsplit(f"{scheme}://hosts{rest.removeprefix(authority)}")
     base, _, kind = parts.scheme.partition("+")
     if base not in {"redis", "rediss"} or kind not in KINDS:
         raise _MalformedError("its scheme is unknown")
-    userinfo, _, netloc = parts.netloc.rpartition("@")
+    userinfo, _, netloc = authority.rpartition("@")
     default = 26379 if kind == "sentinel" else 6379
     hosts = tuple(_host(each, default) for each in netloc.split(","))
     if len(hosts) > 1 and not kind:

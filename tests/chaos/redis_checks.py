@@ -1,6 +1,7 @@
 """What must hold of the log that a fleet left, and of what Redis has in the end.
 
-Runs are told apart by their tokens: a server that lost its newest writes may hand out a number twice.
+Runs are told apart by their tokens: a server that lost its newest writes may hand out a number
+twice.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Final
 import redis
 
 from tests.chaos.redis_jobs import JOBS, make_plan
-from tests.stores.redis_servers import RedisServer
 from tracedjobs import Runtime
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.stores.redis.keys import SHARDS, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.stores.redis_servers import RedisServer
 
 __all__ = ["Fleet", "Form", "History"]
 

@@ -191,7 +191,8 @@ def main() -> None:
             answer = forked(words)
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(int(words[0]), 0)[1])
-        print(answer, flush=True)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,11 @@ class PairsLoop(Loop[T]):
         """What the source said after the last item that is done."""
         return values.decode(self._mark()[0])
 
+    @property
+    def items(self) -> int:
+        """How many items are done, in all runs together."""
+        return self._numbers[COUNT]
+
     def _mark(self) -> tuple[str, int]:
         # Called from the saver's thread too, between any two bytecodes of the loop, but for those
         # that store: CPython looks whether another thread is to run only at calls and at jumps

@@ -76,6 +76,11 @@ class SequenceLoop(Loop[T]):
         """The offset of the item in hand: those before it are done."""
         return self._numbers[0]
 
+    @property
+    def items(self) -> int:
+        """How many items are done, in all runs together."""
+        return self._numbers[0] - self._numbers[AHEAD]
+
     def _mark(self) -> tuple[str, int]:
         return self._saved(self._numbers[0])
 

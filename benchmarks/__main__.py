@@ -30,6 +30,7 @@ BENCHMARKS: Final = {
     "imports": "benchmarks.imports:measure",
     "space": "benchmarks.live:measure_space",
     "saver": "benchmarks.live:measure_tick",
+    "recorder": "benchmarks.recorder:measure",
     "csv": "benchmarks.csv_rows:measure",
     "redis-durable": "benchmarks.redis_store:measure_durable",
     "redis-tick": "benchmarks.redis_store:measure_tick",

@@ -54,13 +54,13 @@ class _Batched(RedisStore):
         super().__init__(store._address)
         self.kept: list[Command] = []
 
-    def _answers(self, commands: Sequence[Command]) -> list[Any]:
+    def answers(self, commands: Sequence[Command]) -> list[Any]:
         self.kept += commands
         return [1] * len(commands)
 
     def flush(self) -> None:
         kept, self.kept = self.kept, []
-        super()._answers(kept)
+        super().answers(kept)
 
 
 def create_running(

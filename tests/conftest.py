@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 import pytest
 
 from tests.both_ways import Flavour, Lab
+from tests.processes import Children
 from tests.stores.redis_servers import RedisCluster, RedisServer, running_cluster, running_redis
 from tracedjobs import Runtime, events
 
@@ -27,6 +28,8 @@ ON_REDIS_TOO: Final = frozenset(
         "test_lost_runs",
         "test_runtime",
         "test_state",
+        "test_metrics",
+        "test_stalled_jobs",
         "test_steps",
     }
 )
@@ -85,6 +88,13 @@ def runtime(store_url: str) -> Iterator[Runtime]:
 def lab(request: pytest.FixtureRequest, runtime: Runtime) -> Lab:
     """Runs jobs on `runtime`, those of either kind in turn."""
     return Lab(runtime, cast("Flavour", request.param))
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    """Starts child processes in the test's folder, and leaves none behind."""
+    with Children(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

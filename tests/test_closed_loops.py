@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import tracedjobs
-from tests.processes import Children
 from tracedjobs import AsyncContext, Runtime, job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-
-@pytest.fixture
-def children(tmp_path: Path) -> Iterator[Children]:
-    with Children(tmp_path) as made:
-        yield made
+    from tests.processes import Children
 
 
 def closed_when(runtime: Runtime, job_id: str, reached: Callable[[], bool]) -> None:

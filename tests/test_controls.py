@@ -11,7 +11,14 @@ import pytest
 from tests.processes import PERFORM, Children, count, until
 from tracedjobs import Context, Runtime, Status, job
 from tracedjobs._core.clock import boot_id
-from tracedjobs._core.records import Change, JobRecord, RunRecord, StepRecord
+from tracedjobs._core.records import (
+    Change,
+    JobRecord,
+    Position,
+    RunRecord,
+    StepRecord,
+    position_columns,
+)
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import InvalidTransitionError, JobNotFoundError, JobRunningError
 
@@ -55,10 +62,6 @@ def put(runtime: Runtime, standing: str) -> str:
             "token": "t",
             "lease_until": 0.0,
             "lease_boot": boot_id(),
-            "step": "second",
-            "cursor": "4",
-            "items": 4,
-            "step_started_at": 1.0,
         },
         lease_ttl=30.0 if standing == "running" else None,
         open_run=RunRecord(1, "here", 1.0, resumed=False),
@@ -66,10 +69,12 @@ def put(runtime: Runtime, standing: str) -> str:
     assert runtime.store.change(start)
     step = StepRecord("first", "1", "null", 0, None, None, 1.0, 2.0, 1)
     runtime.store.complete_step(standing, "t", step, position=0, seq=1, state=None)
+    second = Position("second", "4", 4, started_at=1.0)
+    assert runtime.store.change(Change(standing, 1, position_columns(second)))
     if status is not Status.RUNNING:
         ends = {"status": status, "token": None, "reason": "before"}
         assert runtime.store.change(
-            Change(standing, 1, ends, close_run=(1, status.value, None, 3.0))
+            Change(standing, 2, ends, close_run=(1, status.value, None, 3.0))
         )
     return standing
 
@@ -252,7 +257,7 @@ def test_a_wish_that_the_dead_run_did_not_see_is_met_by_recover(
     runtime: Runtime, wish: str, status: str
 ) -> None:
     put(runtime, "lost")
-    assert runtime.store.change(Change("lost", 1, {"wish": wish}))
+    assert runtime.store.change(Change("lost", 2, {"wish": wish}))
     assert runtime.recover() == ["lost"]
     found = runtime.get("lost")
     assert (found.status, found.wish) == (Status(status), None)
@@ -263,7 +268,7 @@ def test_what_was_asked_of_a_run_that_died_may_be_asked_again(
     runtime: Runtime, action: str, status: str
 ) -> None:
     put(runtime, "lost")
-    assert runtime.store.change(Change("lost", 1, {"wish": action}))
+    assert runtime.store.change(Change("lost", 2, {"wish": action}))
     act(runtime, action, "lost")
     assert runtime.get("lost").status is Status(status)
 
@@ -322,12 +327,6 @@ def test_a_rewind_to_a_step_that_was_not_begun_names_those_that_were(runtime: Ru
 @pytest.fixture
 def file_runtime(tmp_path: Path) -> Iterator[Runtime]:
     with Runtime(f"sqlite:///{tmp_path}/jobs.db") as made:
-        yield made
-
-
-@pytest.fixture
-def children(tmp_path: Path) -> Iterator[Children]:
-    with Children(tmp_path) as made:
         yield made
 
 

@@ -396,3 +396,17 @@ def test_several_async_jobs_are_all_stopped_and_the_handlers_put_back(runtime: R
     assert asyncio.run(main()) == ["stopping"] * 6
     assert signal.getsignal(signal.SIGTERM) is before
     assert StopSignals._depth == 0
+
+
+def test_a_signal_that_was_met_stops_no_later_job_in_another_thread(tmp_path: Path) -> None:
+    with Runtime(f"sqlite:///{tmp_path}/jobs.db") as runtime:
+        path = tmp_path / "done.txt"
+        first = runtime.submit(count, str(path), 3, 0.0)
+        stopped = runtime.perform(first, stopping=lambda _ctx: signal.raise_signal(signal.SIGTERM))
+        assert stopped.reason == "stopping"
+        outcomes = []
+        second = runtime.submit(count, str(path), 3, 0.0)
+        thread = threading.Thread(target=lambda: outcomes.append(runtime.perform(second)))
+        thread.start()
+        thread.join()
+        assert outcomes[0].ok

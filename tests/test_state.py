@@ -11,7 +11,7 @@ import pytest
 from tests.both_ways import Lab
 from tracedjobs import AsyncContext, Runtime, Step
 from tracedjobs._core import run
-from tracedjobs.errors import SerializationError
+from tracedjobs.errors import SerializationError, StoreUnavailableError
 from tracedjobs.testing import interrupt_after, interrupt_during
 
 if TYPE_CHECKING:
@@ -324,3 +324,36 @@ def test_a_cancelled_task_keeps_the_pair(runtime: Runtime) -> None:
     stored = lab.get(job_id)
     assert (stored.status, stored.reason) == ("interrupted", "CancelledError")
     assert position_and_state(lab, job_id) == (3, {"last": 2})
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("step", ["loop", "after"])
+def test_a_completion_whose_answer_did_not_arrive_leaves_the_state_that_belongs_to_it(
+    store_url: str, step: str, *, written: bool
+) -> None:
+    async def body(ctx: AsyncContext) -> dict[object, object]:
+        async for _ in ctx.each("loop", range(5)):
+            ctx.state["loop"] = ctx.state.get("loop", 0) + 1
+
+        def touch() -> None:
+            ctx.state["after"] = ctx.state.get("after", 0) + 1
+
+        await ctx.step("after", touch)
+        return dict(ctx.state)
+
+    def unanswered(job_id: str, token: str, record: Any, **options: Any) -> bool:
+        if record.name != step:
+            return complete(job_id, token, record, **options)
+        if written:
+            complete(job_id, token, record, **options)
+        msg = "its answer did not arrive"
+        raise StoreUnavailableError(msg)
+
+    with Runtime(store_url, lease_ttl=0.5) as runtime, pytest.MonkeyPatch.context() as patch:
+        lab = Lab(runtime, "def")
+        complete = runtime.store.complete_step
+        job_id = lab.submit(body)
+        patch.setattr(runtime.store, "complete_step", unanswered)
+        assert lab.perform(job_id).reason == "store_unavailable"
+        patch.undo()
+        assert lab.perform(job_id).result == {"loop": 5, "after": 1}

@@ -68,7 +68,7 @@ def __getattr__(name: str) -> object:
         value: object = version("tracedjobs")
     elif name in _WHERE:
         value = getattr(import_module(_WHERE[name]), name)
-    elif name in {"errors", "events", "sources", "stores", "testing"}:
+    elif name in {"errors", "events", "sources", "stores", "telemetry", "testing"}:
         return import_module(f"tracedjobs.{name}")
     else:
         msg = f"module 'tracedjobs' has no attribute {name!r}"

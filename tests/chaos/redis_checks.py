@@ -292,6 +292,9 @@ def check_keys(fleet: Fleet, server: RedisServer) -> int:
     """A completed job has its record, with an end to it, and one entry in each index of its own."""
     keys = Keys("tj")
     allowed = {keys.counts(make_plan(int(each.partition("-")[2])).job_name) for each in fleet.jobs}
+    allowed |= {keys.totals(shard) for shard in range(SHARDS)}
+    names = {make_plan(int(each.partition("-")[2])).job_name for each in fleet.jobs}
+    allowed |= {keys.step_names(name) for name in names}
     left: set[str] = set()
     entries: dict[str, list[str]] = {"i": [], "n": [], "ends": []}
     with server.client() as client:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tracedjobs import JobSnapshot, Outcome
-    from tracedjobs._core.records import Position, Save, StepRecord
+    from tracedjobs._core.records import Count, Position, Save, StepRecord
 
 EXPECTED: Final = (JobRunningError, LeaseLostError, StoreUnavailableError)
 IDLE: Final = 0.05
@@ -146,9 +146,12 @@ class Worker:
             position: int,
             seq: int,
             state: str | None,
+            counts: Sequence[Count],
         ) -> bool:
             began = time.monotonic()
-            done = complete(job_id, token, step, position=position, seq=seq, state=state)
+            done = complete(
+                job_id, token, step, position=position, seq=seq, state=state, counts=counts
+            )
             if done:
                 plan = make_plan(self._plans[job_id])
                 place = plan.saved([part.name for part in plan.parts[: position + 1]], None)

@@ -44,7 +44,7 @@ def test_a_killed_process_loses_no_item_and_redoes_the_one_in_hand_at_most(
     figures = killed(tmp_path, "kill", 10_000 if LONG else 200, capsys)
     assert figures.most_redone_exact <= 1
     assert figures.redone_exact <= figures.kills
-    assert figures.adopted > figures.kills / 4, "few runs were ahead of their last save"
+    assert figures.adopted > figures.kills / 10, "few runs were ahead of their last save"
 
 
 @pytest.mark.parametrize(("way", "kills"), [("power", 20), ("remove", 4)])

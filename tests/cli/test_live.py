@@ -17,7 +17,7 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 def test_ctrl_c_saves_and_the_bar_moves_until_then(desk: Desk) -> None:
     terminal = Terminal(desk, "run", "jobs:imported", "5000", "0.01", "--job-id", "a")
     terminal.wait_for(r"✓ initialize +0\.\d\d s\n  ▸ import_rows +━*─+ +\d+%  [\d,]+ of 5,000")
-    terminal.wait_for(r"\d+ s left  [\d.]+/s")
+    terminal.wait_for(r"(\d+ (s|min) )+left  [\d.]+/s")
     terminal.wait_for(r"Ctrl-C saves and stops")
     terminal.type("\x03")
     assert terminal.finish() == 75

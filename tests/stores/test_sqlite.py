@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 SECOND: Final = """
 -- As a later version may do it: a column, filled from what is there.
-ALTER TABLE jobs ADD COLUMN queue TEXT;
-UPDATE jobs SET queue = 'imports' WHERE name = 'shop:import_users';
-CREATE INDEX jobs_by_queue ON jobs (queue);
+ALTER TABLE jobs ADD COLUMN lane TEXT;
+UPDATE jobs SET lane = 'imports' WHERE name = 'shop:import_users';
+CREATE INDEX jobs_by_lane ON jobs (lane);
 """
 
 
@@ -349,7 +349,7 @@ def test_a_history_of_two_steps_upgrades_an_old_file(old_file: Path) -> None:
     with closing(SQLiteStore(str(old_file), migrations=lambda: history)) as store:
         assert {status: store.load(status.value) for status in Status} == before
         raw = raw_of(store)
-        assert raw.execute("SELECT DISTINCT queue FROM jobs").fetchall() == [("imports",)]
+        assert raw.execute("SELECT DISTINCT lane FROM jobs").fetchall() == [("imports",)]
         assert raw.execute("PRAGMA user_version").fetchone() == (len(history),)
         assert store.create(a_job())
 

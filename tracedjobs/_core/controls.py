@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
-from tracedjobs._core import values
-from tracedjobs._core.clock import wall_time
-from tracedjobs._core.lease import is_lost
+from tracedjobs._core import counting, values
+from tracedjobs._core.lease import count_lost, last_sign_of_life, looked_at
 from tracedjobs._core.records import (
     FINISHED,
     Change,
@@ -26,7 +25,13 @@ from tracedjobs._core.records import (
     expiry,
     position_columns,
 )
-from tracedjobs._core.takeover import Takeover, columns_of, forget, jobs_of_the_dead, takeover
+from tracedjobs._core.takeover import (
+    columns_of,
+    forget,
+    jobs_of_the_dead,
+    left_for_others,
+    takeover,
+)
 from tracedjobs.errors import InvalidTransitionError, JobNotFoundError
 
 if TYPE_CHECKING:
@@ -88,7 +93,7 @@ def resume(store: Store, job_id: str, by: str | None) -> None:
         if head.status is Status.RUNNING:
             return {"wish": None} if head.wish == "pause" else None
         if head.status is Status.PAUSED:
-            return {"status": _idle(head), "reason": "paused", "resume_at": wall_time()}
+            return {"status": _idle(head), "reason": "paused", "resume_at": store.time()}
         if head.status in FINISHED:
             way_out = {Status.FAILED: "see `retry`", Status.COMPLETED: "see `rewind`"}
             _refuse(head, f"cannot be resumed; {way_out.get(head.status, 'submit a new one')}")
@@ -107,7 +112,7 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
         if head.status is Status.RUNNING and not seen.lost:
             return None if head.wish == "cancel" else {"wish": "cancel"}
         _refuse_finished(head, "cancelled")
-        now = wall_time()
+        now = store.time()
         return {
             "status": Status.CANCELLED,
             "reason": "cancelled",
@@ -131,7 +136,7 @@ def retry(store: Store, job_id: str, by: str | None) -> None:
         return {
             "status": Status.INTERRUPTED,
             "reason": "retry",
-            "resume_at": wall_time(),
+            "resume_at": store.time(),
             "ended_at": None,
             "expires_at": None,
         }
@@ -155,12 +160,18 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
             _refuse(head, "is being cancelled")
         position, dropped = _rewound(seen.stored, step, text)
         columns: Columns = {**position_columns(position), **_freed(lost=seen.lost)}
-        columns |= {"saved_seq": 0, "rewinds": head.rewinds + 1, "lost_token": None}
+        columns |= {
+            "counted": 0,
+            "meter": None,
+            "saved_seq": 0,
+            "rewinds": head.rewinds + 1,
+            "lost_token": None,
+        }
         if head.status not in {Status.PAUSED, Status.PENDING}:
             columns |= {
                 "status": Status.PAUSED if head.wish == "pause" else Status.INTERRUPTED,
                 "reason": "rewound",
-                "resume_at": wall_time(),
+                "resume_at": store.time(),
                 "ended_at": None,
                 "expires_at": None,
                 "result": None,
@@ -192,7 +203,7 @@ def _recover(store: Store, job_id: str, by: str | None) -> bool:
         if not seen.lost:
             return None  # somebody else was faster
         if wish == "cancel":
-            now = wall_time()
+            now = store.time()
             ends: Columns = {"ended_at": now, "expires_at": expiry(now, seen.stored.job.retention)}
             return {"status": Status.CANCELLED, "reason": "cancelled", **ends, **_freed(lost=True)}
         if wish == "pause":
@@ -200,7 +211,7 @@ def _recover(store: Store, job_id: str, by: str | None) -> bool:
         return {
             "status": Status.INTERRUPTED,
             "reason": "lost",
-            "resume_at": wall_time(),
+            "resume_at": store.time(),
             **_freed(lost=True),
         }
 
@@ -233,24 +244,32 @@ def _apply(
         if stored is None:
             msg = f"There is no job {job_id!r} in {store.url}."
             raise JobNotFoundError(msg)
+        stored, lost = looked_at(store, stored)
         head = stored.job
-        lost = is_lost(store, head)
         columns = rule(_Seen(stored, lost))
         if columns is None:
             return {}
-        now = wall_time()
+        now = store.time()
         ends_run = lost and "status" in columns
+        tally = counting.Tally(head)
         if ends_run:
             taken = takeover(stored)
-            columns = {**columns_of(stored, taken), **_left_for_others(head, taken), **columns}
+            columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
+            count_lost(tally, store, stored)
+            counting.items(tally, head, taken.position, taken.redone)
+        if columns.get("status") is Status.CANCELLED:
+            counting.finished(tally, head, Status.CANCELLED, now)
         change = Change(
             job_id=job_id,
             revision=head.revision,
             columns=columns,
             if_lease_until=head.lease_until if lost else None,
-            close_run=(head.run, "lost", "lost", now) if ends_run else None,
+            close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored))
+            if ends_run
+            else None,
             drop_steps=drop(),
             control=ControlRecord(now, action, by or _somebody(), detail),
+            counts=tuple(tally),
         )
         if store.change(change):
             if ends_run and columns["lost_token"] is None:
@@ -261,11 +280,6 @@ def _apply(
 def _freed(*, lost: bool) -> Columns:
     # The token goes with the lost run: should it wake up, it finds no row to write to.
     return {"token": None, "wish": None, "lease_until": 0.0} if lost else {}
-
-
-def _left_for_others(head: JobRecord, taken: Takeover) -> Columns:
-    # What the run's host knows better than the store is left for a run there to find.
-    return {"owner": None} if taken.found else {"lost_token": head.token}
 
 
 def _idle(head: JobRecord) -> Status:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tracedjobs._core import values
-from tracedjobs._core.clock import boot_time, wall_time
+from tracedjobs._core import counting, values
+from tracedjobs._core.clock import boot_time
 from tracedjobs._core.loop import Loop
 from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.records import (
     Change,
+    Count,
     JobRecord,
     Position,
     Status,
@@ -24,6 +26,7 @@ from tracedjobs._core.run import LeaseLost, Run
 from tracedjobs._core.waiting import Ask, Flow, Pause
 from tracedjobs.errors import (
     LeaseLostError,
+    StoreError,
     StoreUnavailableError,
 )
 
@@ -52,14 +55,20 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
     """
     if isinstance(ending.raises, LeaseLostError):
         run.emit("job_lease_lost")
+        yield from _count_lost_lease(run)
         return Outcome(run.record.id, run.number, Status.INTERRUPTED, "lease_lost")
     head, late, pause = run.record, None, 0.02
+    pending = run.pending.take(head)
     tried: set[object] = set()
     while True:
         final = _with_wish(ending, head.wish)
-        change = _end(run, head, final)
+        change = _end(run, head, final, pending)
         tried.add(change.columns["saved_seq"])
         try:
+            if run.completing:
+                # Refused if the completion got through, for it has a higher number: then the state
+                # after the step is there, and this one is from before.
+                yield Ask(lambda: run.store.save_one(run.take_save()))
             if (yield Ask(lambda change=change: run.store.change(change))):  # type: ignore[misc]  # a default binds
                 break
             stored = yield Ask(lambda: run.store.load(run.record.id))
@@ -83,10 +92,17 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
                 break  # the write whose answer did not arrive had got through
             run.lose("another run has taken it over")
             raise lease_lost_error(run, ending.error or LeaseLost("lease_lost"))
+    run.recorded = True
     _tell_end(run, final)
     if late is not None:
         raise late
     return _outcome(run, final)
+
+
+def _count_lost_lease(run: Run) -> Flow[None]:
+    counts = (*counting.Tally(run.record).add("leases_lost"), *run.pending.take(run.record))
+    with suppress(StoreError):
+        yield Ask(lambda: run.store.count(counts))
 
 
 def _with_wish(ending: Ending, wish: str | None) -> Ending:
@@ -98,8 +114,8 @@ def _with_wish(ending: Ending, wish: str | None) -> Ending:
     return replace(ending, status=Status.PAUSED, reason="paused")
 
 
-def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
-    now = wall_time()
+def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) -> Change:
+    now = run.store.time()
     position, state = _last_position(run)
     columns: dict[str, object] = {
         "status": ending.status,
@@ -110,12 +126,14 @@ def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
         "reason": ending.reason,
         "error": None if ending.error is None else described(ending.error),
         "saved_seq": next(run.seq),
-        **position_columns(position),
     }
-    if position != run.record.position:
-        columns["progressed_at"] = run.take_save().progressed_at
-    if state is not None:
-        columns["state"] = state
+    if not run.completing:
+        columns |= position_columns(position)
+        if position != run.record.position:
+            columns["progressed_at"] = run.take_save().progressed_at
+        if state is not None:
+            columns["state"] = state
+        columns["counted"] = 0 if position is None else position.items
     if ending.status is Status.INTERRUPTED:
         columns["resume_at"] = now + run.options.resume_delay
     elif ending.status is not Status.PAUSED:
@@ -123,12 +141,24 @@ def _end(run: Run, head: JobRecord, ending: Ending) -> Change:
         columns["expires_at"] = expiry(now, run.options.retention)
     if ending.status is Status.COMPLETED:
         columns["result"] = ending.result
+    tally = counting.ended(
+        head,
+        status=ending.status,
+        reason=ending.reason,
+        started_at=run.started_at,
+        now=now,
+        position=None if run.completing else position,
+        counted=run.counted,
+    )
+    if run.stop_seen_at is not None:
+        tally.observe("stop_latency", boot_time() - run.stop_seen_at)
     return Change(
         job_id=head.id,
         revision=head.revision,
         columns=columns,
         if_token=run.token,
         close_run=(run.number, str(ending.status), ending.reason, now),
+        counts=(*tally, *pending),
     )
 
 
@@ -139,7 +169,6 @@ def _last_position(run: Run) -> tuple[Position | None, str | None]:
 
 
 def _unrecorded(run: Run, ending: Ending) -> Outcome:
-    run.cell.keep()
     run.emit("job_interrupted", reason="store_unavailable")
     return Outcome(
         run.record.id,
@@ -153,9 +182,10 @@ def _unrecorded(run: Run, ending: Ending) -> Outcome:
 
 
 def _tell_end(run: Run, ending: Ending) -> None:
-    if isinstance(run.current, Loop) and ending.status is not Status.COMPLETED:
+    current = run.current
+    if isinstance(current, Loop) and ending.status is not Status.COMPLETED:
         failed = ending.status is Status.FAILED
-        run.step_event("job_step_failed" if failed else "job_step_interrupted", run.current)
+        run.step_event("job_step_failed" if failed else "job_step_interrupted", current)
     run.emit(f"job_{ending.status}", reason=ending.reason)
 
 

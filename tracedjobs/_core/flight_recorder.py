@@ -28,6 +28,9 @@ of the writes says something true:
   yet, and then the count makes it the one that counts. Killed in between, the old pair stands.
 - A kind that promises a cursor is written after it, and taken back before it is gone.
 - A step is opened by writing CHECK last, and closed by taking it back first.
+
+A cell is written by its run alone, and given to another run once that one has ended: a run that
+is stopped from another thread, while its own goes on, keeps its cell until its own ends.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ import warnings
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import owner
+from tracedjobs._core.clock import boot_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tracedjobs._core.records import Position
@@ -64,7 +69,10 @@ __all__ = [
     "OFFSET",
     "Cell",
     "check_of",
+    "forget_kept",
+    "kept_cell",
     "key_of",
+    "mark_of",
     "private_numbers",
     "take_cell",
 ]
@@ -86,7 +94,8 @@ OFFSET: Final = 1
 INTEGER: Final = 2
 HEADER: Final = (int.from_bytes(b"trjcells", "little"), 1)
 """The mark of such a file, and the version of what is described above."""
-LONGEST_ID: Final = 200
+LONGEST_ID: Final = 255
+"""Bytes of an id that is kept: of any in ASCII. A job with a longer one is found by its lease."""
 BITS: Final = 64
 """An `int` of fewer bits fits one of the numbers."""
 
@@ -106,15 +115,23 @@ def check_of(key: int, step: str, text: bytes) -> int:
     return _digest(str(key), step, text.hex())
 
 
+def mark_of(step: str) -> int:
+    """What is kept of a step that does not fit: known again by who knows its name."""
+    return _digest(step)
+
+
 class Cell:
     """One run's cell.
 
     `numbers` are its integers, for the loops to write. They are released when the run has ended:
     an iterator that outlives its run raises `ValueError` at its next item, and can never write
     into what is another run's by then.
+
+    `on_unfit` is called when a step is opened of which the cell can keep no more than a mark: the
+    run saves it before it does anything in it.
     """
 
-    __slots__ = ("_at", "_file", "_key", "_segment", "_used", "numbers")
+    __slots__ = ("_at", "_file", "_key", "_segment", "_used", "numbers", "on_unfit")
 
     def __init__(
         self,
@@ -130,6 +147,7 @@ class Cell:
         self._segment = segment
         self._at = at
         self._key = key
+        self.on_unfit: Callable[[], object] | None = None
         self.numbers = memoryview(segment)[at : at + 8 * NUMBERS].cast("q")
         name = job_id.encode()
         self._used = len(name) if len(name) <= LONGEST_ID else 0
@@ -142,17 +160,11 @@ class Cell:
         """Keep that step from here on; `numbers` is where a loop stands, if it is one."""
         mine = self.numbers
         mine[CHECK] = 0
-        text = json.dumps(
-            [
-                position.step,
-                position.total,
-                position.unit,
-                position.started_at,
-                position.fingerprint,
-            ]
-        ).encode()
+        step, text = position.step, _text_of(position)
         if len(text) > TEXT - self._used:
-            text = b""  # such a step is known once the store knows it
+            step, text = "", str(mark_of(step)).encode()
+            if self.on_unfit is not None:
+                self.on_unfit()
         self._write(self._used, text)
         mine[LENGTHS] = self._used | len(text) << 16
         if numbers is None:
@@ -160,7 +172,7 @@ class Cell:
             mine[COUNT] = position.items
         else:
             mine[: KIND + 2] = numbers[: KIND + 2]
-        mine[CHECK] = check_of(self._key, position.step, text)
+        mine[CHECK] = check_of(self._key, step, text)
 
     def note(self, cursor: object, items: int) -> None:
         """Keep the position of a step that is no loop."""
@@ -175,25 +187,49 @@ class Cell:
 
     def close_step(self) -> None:
         """Keep no step any more."""
-        with contextlib.suppress(ValueError):  # the run was ended by another thread
+        with contextlib.suppress(ValueError):  # the cell is that of the process we came from
             self.numbers[CHECK] = 0
 
-    def keep(self) -> None:
-        """Leave it as it is when the run ends: the store does not know that end."""
-        self._file = None
+    def content(self) -> bytes:
+        """All that is in it, at one moment."""
+        return bytes(self._segment[self._at : self._at + CELL])
 
     def release(self) -> None:
         """Write no more, here; the cell stays as it is."""
         self.numbers.release()
 
+    def keep(self) -> None:
+        """Leave it as it is, for the job's next run: the store does not know how this one ended.
+
+        That run may be one of this process, which `kept_cell` is for. What nobody asks for, since
+        the job went on elsewhere, goes after a day, as the files of dead processes do.
+        """
+        self.release()
+        with owner.mutex():
+            if self._file is not None and self._file is not _file:
+                return  # it is the cell of a process we came from
+            now = boot_time()
+            for key, (since, cell) in [*_kept.items()]:
+                if now - since > owner.STALE_AFTER:
+                    del _kept[key]
+                    cell.free()
+            _kept[self._key] = now, self
+
+    def clear(self) -> None:
+        """Let nobody find it any more: the store knows how its run ended."""
+        with owner.mutex():
+            # Else it is the cell of a process we came from.
+            if self._file is not None and self._file is _file:
+                begin = self._at + 8 * KEY
+                self._segment[begin : begin + 8] = bytes(8)
+
     def free(self) -> None:
         """Give the cell back, for another run."""
         self.release()
         with owner.mutex():
+            self.clear()
             file, self._file = self._file, None
-            if file is not None and file is _file:  # else it is the one of a process we came from
-                begin = self._at + 8 * KEY
-                self._segment[begin : begin + 8] = bytes(8)
+            if file is not None and file is _file:
                 file.give(self._segment, self._at)
 
     def _write(self, at: int, text: bytes) -> None:
@@ -227,6 +263,21 @@ def take_cell(job_id: str, token: str) -> Cell:
     return Cell(bytearray(CELL), 0, job_id, key)
 
 
+def kept_cell(key: int) -> bytes | None:
+    """What a run of this process left whose end the store does not know; see `Cell.keep`."""
+    with owner.mutex():
+        found = _kept.get(key)
+        return None if found is None else found[1].content()
+
+
+def forget_kept(key: int) -> None:
+    """Free the cell of such a run: the store knows by now where the job goes on."""
+    with owner.mutex():
+        found = _kept.pop(key, None)
+        if found is not None:
+            found[1].free()
+
+
 class _File:
     """The mapped file of this process. It has a file description of its own, without the lock.
 
@@ -236,18 +287,21 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._size = 0
-        self.live = 0
+        self._segments: list[mmap.mmap] = []
         self._free: list[tuple[mmap.mmap | bytearray, int]] = []
 
     def take(self) -> tuple[mmap.mmap | bytearray, int]:
         if not self._free:
             self._grow()
-        self.live += 1
         return self._free.pop()
 
     def give(self, segment: mmap.mmap | bytearray, at: int) -> None:
-        self.live -= 1
         self._free.append((segment, at))
+
+    def is_idle(self) -> bool:
+        return not any(
+            any(memoryview(each).cast("q")[KEY :: CELL // 8].tolist()) for each in self._segments
+        )
 
     def close(self) -> None:
         os.close(self._handle)
@@ -264,11 +318,13 @@ class _File:
             ).cast("q")
             first = CELL
         self._size += SEGMENT
+        self._segments.append(segment)
         self._free = [(segment, at) for at in range(SEGMENT - CELL, first - 1, -CELL)]
 
 
 _file: _File | None = None
 _off: Exception | None = None
+_kept: dict[int, tuple[float, Cell]] = {}
 
 
 def _digest(*texts: str) -> int:
@@ -277,15 +333,33 @@ def _digest(*texts: str) -> int:
     return int.from_bytes(digest, "little", signed=True) or 1
 
 
+def _text_of(position: Position) -> bytes:
+    kept = (
+        position.step,
+        position.total,
+        position.unit,
+        position.started_at,
+        position.fingerprint,
+    )
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
 def _leave() -> None:
-    """At the process's end: a file in which no run is left need not be looked at by others."""
-    if _file is not None and _file.live == 0:
+    """At the process's end: a file in which no run is left need not be looked at by others.
+
+    Comes after the saver has recorded how the runs end that are left: what is registered first
+    is called last, and `run` has this module before anybody has the saver.
+    """
+    if _file is not None and _file.is_idle():
         owner.remove_held()
 
 
 def _after_fork_in_child() -> None:
     # The runs are the parent's, and `saver` has let go of their cells; the maps go with the last.
     global _file  # noqa: PLW0603 - as above
+    _kept.clear()
     if _file is not None:
         _file.close()
         _file = None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs import events
-from tracedjobs._core import values
-from tracedjobs._core.clock import boot_time, wall_time
+from tracedjobs._core import counting, values
+from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import described
+from tracedjobs._core.flight_recorder import Cell, take_cell
 from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.owner import owner_is_dead, owner_name
 from tracedjobs._core.records import (
@@ -20,7 +22,7 @@ from tracedjobs._core.records import (
     Stored,
     expiry,
 )
-from tracedjobs._core.takeover import columns_of, forget, takeover
+from tracedjobs._core.takeover import columns_of, forget, left_for_others, takeover
 from tracedjobs._core.waiting import Ask, Flow
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -34,7 +36,17 @@ if TYPE_CHECKING:
     from tracedjobs._core.job import Job
     from tracedjobs.stores.base import Store
 
-__all__ = ["Taken", "is_lost", "limit_error", "loaded", "over_limit", "take_lease"]
+__all__ = [
+    "Taken",
+    "count_lost",
+    "is_lost",
+    "last_sign_of_life",
+    "limit_error",
+    "loaded",
+    "looked_at",
+    "over_limit",
+    "take_lease",
+]
 
 
 def is_lost(store: Store, job: JobRecord) -> bool:
@@ -44,12 +56,39 @@ def is_lost(store: Store, job: JobRecord) -> bool:
     )
 
 
+def looked_at(store: Store, stored: Stored) -> tuple[Stored, bool]:
+    """The job, and whether its run is lost.
+
+    Of a dead process the job is read once more: `stored` may be from before the death, and not
+    know what was done in between, such as a completed step. From then on nobody writes to it but
+    who takes it over, which its revision tells.
+    """
+    dead: str | None = None
+    while True:
+        head = stored.job
+        if head.status is not Status.RUNNING:
+            return stored, False
+        if not owner_is_dead(head.owner, head.lease_boot):
+            return stored, not store.lease_alive(head)
+        if head.token == dead:
+            return stored, True
+        dead = head.token
+        again = store.load(head.id)
+        if again is None:
+            return stored, True  # and what is to be done with it finds that it is gone
+        stored = again
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A lease: what was found, the token to write with, and until when at least it holds."""
+    """A lease: what was found, the token to write with, and until when at least it holds.
+
+    `cell` is the run's own in the flight recorder.
+    """
 
     stored: Stored
     token: str
+    cell: Cell
     lease_deadline: float
 
 
@@ -70,27 +109,52 @@ def take_lease(
     Raises `JobRunningError`, `InvalidTransitionError` or `ResumeLimitError` when it may not run.
     """
     while True:
+        found = yield Ask(lambda stored=stored: looked_at(store, stored))  # type: ignore[misc]  # a default binds
+        stored, lost = cast("tuple[Stored, bool]", found)
         head = stored.job
         if head.status is Status.COMPLETED:
             return _outcome_of_completed(stored)
-        lost = bool((yield Ask(lambda head=head: is_lost(store, head))))  # type: ignore[misc]  # a default binds
-        _check_may_start(head, lost=lost)
+        yield from _check_may_start(store, head, lost=lost)
         if (lost or head.reason == "lost") and over_limit(job, head):
             yield from _fail_lost(store, stored, job, lost=lost)
         token = os.urandom(8).hex()
-        change = _start(stored, job, worker, token, lease_ttl, lost=lost)
-        began = boot_time()
+        # Before the lease: whoever is killed with it has left a cell, and a warning that there is
+        # none, which may be made an error, comes while there is nothing to give back.
+        cell = take_cell(head.id, token)
+        ours = False
         try:
-            if (yield Ask(lambda change=change: store.change(change))):  # type: ignore[misc]  # as above
-                forget(head)
-                if lost:
-                    _tell_lost(head)
-            stored = yield from loaded(store, head.id)
-        except BaseException as error:
-            yield from _give_back(store, head.id, token, type(error).__name__)
-            raise
-        if stored.job.token == token:
-            return Taken(stored, token, began + lease_ttl)
+            change = _start(
+                store,
+                stored,
+                job,
+                worker=worker,
+                token=token,
+                lease_ttl=lease_ttl,
+                lost=lost,
+            )
+            began = boot_time()
+            stored = yield from _changed(store, head, change, token, lost=lost)
+            ours = stored.job.token == token
+        finally:
+            if not ours:
+                cell.free()
+        if ours:
+            return Taken(stored, token, cell, began + lease_ttl)
+
+
+def _changed(
+    store: Store, head: JobRecord, change: Change, token: str, *, lost: bool
+) -> Flow[Stored]:
+    """The job after that change, which was made, or refused since somebody else was faster."""
+    try:
+        if (yield Ask(lambda: store.change(change))):
+            forget(head)
+            if lost:
+                _tell_lost(head)
+        return (yield from loaded(store, head.id))
+    except BaseException as error:
+        yield from _give_back(store, head.id, token, type(error).__name__)
+        raise
 
 
 def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]:
@@ -100,7 +164,7 @@ def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]
         stored = store.load(job_id)
         if stored is None or stored.job.token != token:
             return
-        now = wall_time()
+        now = store.time()
         ends = {"status": Status.INTERRUPTED, "reason": reason, "resume_at": now, "token": None}
         store.change(
             Change(
@@ -108,6 +172,17 @@ def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]
                 stored.job.revision,
                 {**ends, "owner": None, "lease_until": 0.0},
                 close_run=(stored.job.run, str(Status.INTERRUPTED), reason, now),
+                counts=tuple(
+                    counting.ended(
+                        stored.job,
+                        status=Status.INTERRUPTED,
+                        reason=reason,
+                        started_at=stored.runs[-1].started_at,
+                        now=now,
+                        position=None,
+                        counted=0,
+                    )
+                ),
             )
         )
 
@@ -117,8 +192,11 @@ def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]
         return  # the lease ends by itself, and the job is found lost
 
 
-def _check_may_start(head: JobRecord, *, lost: bool) -> None:
+def _check_may_start(store: Store, head: JobRecord, *, lost: bool) -> Flow[None]:
     if head.status is Status.RUNNING and not lost:
+        with suppress(StoreError):
+            refused = tuple(counting.Tally(head).add("duplicates_refused"))
+            yield Ask(lambda: store.count(refused))
         events.notify("job_duplicate_refused", job=head.name, job_id=head.id, run=head.run)
         msg = f"The job {head.id} is running already: run {head.run} on {head.worker}."
         raise JobRunningError(msg)
@@ -131,13 +209,26 @@ def _check_may_start(head: JobRecord, *, lost: bool) -> None:
 
 
 def _start(
-    stored: Stored, job: Job[..., Any], worker: str, token: str, lease_ttl: float, *, lost: bool
+    store: Store,
+    stored: Stored,
+    job: Job[..., Any],
+    *,
+    worker: str,
+    token: str,
+    lease_ttl: float,
+    lost: bool,
 ) -> Change:
     head = stored.job
-    now = wall_time()
+    now = store.time()
     goes_on = takeover(stored)
     resumed = bool(stored.steps) or goes_on.position is not None
     counts = resumed or lost or head.reason == "lost"  # or a job that kills its process never ends
+    tally = counting.started(head, now)
+    if counts:
+        tally.add("resumptions")
+    if lost:
+        count_lost(tally, store, stored)
+    counting.items(tally, head, goes_on.position, goes_on.redone)
     return Change(
         job_id=head.id,
         revision=head.revision,
@@ -155,13 +246,37 @@ def _start(
             "reason": None,
             "progressed_at": now,
             "steps_expected": job.options.steps or head.steps_expected,
+            "run_started_at": now,
+            "lease_ttl": lease_ttl,
+            "stall": None,
             **columns_of(stored, goes_on),
         },
         lease_ttl=lease_ttl,
         # A lost run may renew, late, until the last moment: then it is not lost.
         if_lease_until=head.lease_until if lost else None,
         open_run=RunRecord(head.run + 1, worker, now, resumed),
-        close_run=(head.run, "lost", "lost", now) if lost else None,
+        close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored)) if lost else None,
+        counts=tuple(tally),
+    )
+
+
+def last_sign_of_life(store: Store, stored: Stored) -> float:
+    """When a lost run was last known to live, on the store's clock."""
+    head = stored.job
+    signs = [step.ended_at for step in stored.steps if step.run == head.run]
+    signs += [run.started_at for run in stored.runs[-1:]]
+    signs += [sign for sign in (head.progressed_at, store.heartbeat(head)) if sign is not None]
+    return min(max(signs, default=head.submitted_at), store.time())
+
+
+def count_lost(tally: counting.Tally, store: Store, stored: Stored) -> None:
+    """Count the end of a run that was found lost."""
+    position = stored.open_position
+    counting.lost(
+        tally,
+        last_sign_of_life(store, stored),
+        stored.runs[-1].started_at if stored.runs else None,
+        None if position is None else position.step,
     )
 
 
@@ -179,14 +294,21 @@ def limit_error(job: Job[..., Any]) -> ResumeLimitError:
 def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) -> Flow[None]:
     # A job that kills its process each time would otherwise be tried for ever.
     head = stored.job
+    taken = takeover(stored)
+    left: dict[str, object] = {**columns_of(stored, taken), **left_for_others(head, taken)}
     error = limit_error(job)
-    now = wall_time()
+    now = store.time()
+    tally = counting.Tally(head)
+    if lost:
+        count_lost(tally, store, stored)
+    counting.items(tally, head, taken.position, taken.redone)
+    counting.finished(tally, head, Status.FAILED, now)
     change = Change(
         job_id=head.id,
         revision=head.revision,
         columns={
             "status": Status.FAILED,
-            **columns_of(stored, takeover(stored)),
+            **left,
             "token": None,
             "wish": None,
             "error": described(error),
@@ -194,10 +316,12 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
             "expires_at": expiry(now, job.options.retention),
         },
         if_lease_until=head.lease_until if lost else None,
-        close_run=(head.run, "lost", "lost", now) if lost else None,
+        close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored)) if lost else None,
+        counts=tuple(tally),
     )
     if (yield Ask(lambda: store.change(change))):
-        forget(head)
+        if left["lost_token"] is None:
+            forget(head)
         if lost:
             _tell_lost(head)
         where = {"job": head.name, "job_id": head.id, "run": head.run}

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
-__all__ = ["ATTEND", "Finish", "Loop", "Source"]
+__all__ = ["NOTHING", "Finish", "Loop", "Source"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 END: Final = object()
+NOTHING: Final = object()
 ATTEND: Final[Any] = object()
 """What the generator of a loop in an async job gives where it must wait for `Loop._attend`."""
 
@@ -46,8 +47,8 @@ class Source(Protocol[T_co]):
         ...
 
 
-class Finish(BaseException):
-    pass
+class Finish(GeneratorExit):
+    """Closes the generator of a loop, but not the transaction of the item in hand."""
 
 
 class Loop(Step, Generic[T]):
@@ -61,11 +62,14 @@ class Loop(Step, Generic[T]):
         "_attended",
         "_begun",
         "_done",
+        "_ended",
+        "_fetched",
         "_here",
         "_in_hand",
         "_items",
         "_iterator",
         "_numbers",
+        "_waiting",
     )
 
     def __init__(
@@ -84,7 +88,13 @@ class Loop(Step, Generic[T]):
         )
         self._attended = 0
         self._done = False
+        # Whether there is nothing left to do but to record that: no error is taken for an end.
+        self._ended = False
+        # The place after the item that was handed out, where the loop is not yet asked for more.
         self._in_hand: Any = None
+        # What the source gave and was not handed out, since waiting before that failed.
+        self._fetched: object = NOTHING
+        self._waiting = False
         self._begun = False
         # What a `for` runs is held by the `for` alone, so that it is closed when that is left.
         self._items: ref[GeneratorType[T, None, None]] | None = None
@@ -135,11 +145,11 @@ class Loop(Step, Generic[T]):
             return DONE
         items = self._here if self._items is None else self._items()
         if items is not None and items.gi_frame is not None:
-            with suppress(StopIteration, Finish):
+            with suppress(Finish):
                 items.throw(Finish)
-            if self._done:
-                return DONE
-        elif self._ledger is not None and self._items is not None:
+        elif self._ledger is not None and (
+            self._broken if self._items is None else not self._ended
+        ):
             msg = (
                 f"finish() of the loop of step '{self.name}' came after it was left, when its item "
                 f"at cursor {self.cursor!r} was rolled back already. Call it before the break."
@@ -186,7 +196,10 @@ class Loop(Step, Generic[T]):
         if items is not None:
             for item in items:
                 if item is ATTEND:
-                    await self._attend_for(items)
+                    # Should that raise, the generator stays where it is, its item in hand, and
+                    # whoever asks again waits again.
+                    await drive_async(self._attend())
+                    self._waiting = False
                     continue
                 return item
             return await self._end_async()
@@ -204,7 +217,11 @@ class Loop(Step, Generic[T]):
     # -- what a kind of loop knows ---
 
     def _iterate(self, opened: Iterable[Any]) -> Generator[T]:
-        """The items of what `_open` gave; in an async job `ATTEND` too, and it ends uncompleted."""
+        """The items of what `_open` gave; in an async job `ATTEND` too, and it ends uncompleted.
+
+        Closed at an item it leaves the place after that in `_in_hand`, and closed while it waits
+        nothing: `finish` goes there, and nobody else. `_ended` says that it came to its end.
+        """
         raise NotImplementedError
 
     def _open(self) -> Iterable[object] | AsyncIterable[object]:
@@ -240,53 +257,70 @@ class Loop(Step, Generic[T]):
                 yield item
                 drive(self._move_on())
         except Finish:
-            drive(self._move_on(result="null"))
+            raise
         except GeneratorExit:
             drive(self.abandon())
             raise
+        self._ended = True
         drive(self._complete())
 
-    async def _attend_for(self, items: GeneratorType[T, None, None]) -> None:
-        try:
-            await drive_async(self._attend())
-        except BaseException as error:
-            items.throw(error)  # as if it had come from there, as in a `def` job
-            raise
+    def _until_attended(self) -> Generator[Any]:
+        """For a generator of an async job, to wait there for as long as attending fails."""
+        self._waiting = True
+        while self._waiting:
+            yield ATTEND
 
     async def _next_awaited(self) -> T:
         """The next item where there are transactions, or the source is one to be awaited."""
-        if self._in_hand is not None:
-            if self._ledger is None:
-                self._go_to(self._in_hand)
-                self._in_hand = None
-            else:
-                await drive_async(self._move_on())
-        if self._done:
-            raise StopAsyncIteration
-        iterator = self._iterator
-        if iterator is None:
-            iterator = await self._open_async()
-            if self._done or self._here is not None:
-                return await self.__anext__()
-        if isinstance(iterator, Iterator):
-            found = next(iterator, END)
-        else:
-            found = await anext(iterator, END)
-        if found is END:
+        if self._done or self._ended or self._broken:
             return await self._end_async()
+        found = self._fetched
+        if found is NOTHING:
+            await drive_async(self._move_on())
+            iterator = self._iterator
+            if iterator is None:
+                iterator = await self._open_async()
+                if self._done or self._here is not None:
+                    return await self.__anext__()
+            if isinstance(iterator, Iterator):
+                found = next(iterator, END)
+            else:
+                found = await anext(iterator, END)
+            if found is END:
+                self._ended = True
+                return await self._end_async()
         if self._run.attention:
+            self._fetched = found
             await drive_async(self._attend())
+            self._fetched = NOTHING
+        if self._done:  # another task has called `finish` while this one waited
+            raise StopAsyncIteration
         item, in_hand = self._marked(found)
         if self._ledger is not None:
             await drive_async(self._ledger.begin())
         self._in_hand = in_hand
         return item
 
+    @property
+    def _broken(self) -> bool:
+        """Whether an ask for an item raised, so that nobody knows what the source gives next.
+
+        Or it has not returned yet. Between two asks there is always an item in hand, or one that
+        was fetched; of loops that have a generator, that one's end tells.
+        """
+        return (
+            self._iterator is not None
+            and self._in_hand is None
+            and self._fetched is NOTHING
+            and not self._ended
+        )
+
     async def _open_async(self) -> Any:
         if self._ledger is not None:
+            self._iterator = iter(())  # `_broken`, should what follows raise
             await drive_async(self._open_ledger(self._ledger))
             if self._done:
-                return iter(())
+                return self._iterator
         opened = self._open()
         if isinstance(opened, AsyncIterable):
             self._iterator = aiter(opened)
@@ -301,8 +335,19 @@ class Loop(Step, Generic[T]):
 
     async def _end_async(self) -> NoReturn:
         if not self._done:
+            if not self._ended:
+                self._refuse_to_go_on()
             await drive_async(self._complete())
         raise StopAsyncIteration
+
+    def _refuse_to_go_on(self) -> NoReturn:
+        self._run.check()
+        msg = (
+            f"The loop of step '{self.name}' was asked for an item after an error had ended it at "
+            f"cursor {self.cursor!r}, or while it was being asked for one. Let the error out of "
+            f"the job, and the next run goes on there; or handle it in the source."
+        )
+        raise InvalidStepError(msg)
 
     def _open_ledger(self, ledger: Ledger) -> Flow[None]:
         cursor, _ = self._mark()
@@ -327,6 +372,7 @@ class Loop(Step, Generic[T]):
 
     def _finish(self) -> Flow[None]:
         yield from self._move_on(result="null")
+        self._ended = True
         yield from self._complete()
 
     def _saved(self, place: object) -> tuple[str, int]:
@@ -354,8 +400,8 @@ class Loop(Step, Generic[T]):
         # should: each run gets at least one item done, as with Rails' `advance!`.
         done = self.items
         advanced = done != self._attended
+        yield from self._run.attend(advanced=advanced, consult=advanced)
         self._attended = done
-        return self._run.attend(advanced=advanced, consult=advanced)
 
     def _complete(self) -> Flow[None]:
         run = self._run

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import stat
 import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tracedjobs._core.clock import boot_id
 
@@ -34,8 +35,16 @@ __all__ = [
 STALE_AFTER: Final = 24 * 3600.0
 """Seconds after which a file nobody holds is removed, whatever is in it; see `flight_recorder`."""
 
+
+class _Held(NamedTuple):
+    name: str
+    handle: int
+    path: Path
+    """As it was when it was taken: the environment may say something else by now."""
+
+
 _mutex = threading.RLock()  # a signal's handler may fork while it is held
-_held: tuple[str, int] | None = None
+_held: _Held | None = None
 _warned = False
 
 
@@ -43,15 +52,17 @@ def run_directory() -> Path:
     """Where the lock files are, made when it is not there: private to the user.
 
     `TRACEDJOBS_RUN_DIR`, else `tracedjobs` in the user's runtime directory, else a folder in the
-    temporary one. Raises `OSError` for one that is a symbolic link, another user's, or open to
-    others: whoever can write there could make a live process look dead.
+    temporary one. One that is not absolute is looked up once, where the process is then: it may
+    go elsewhere. Raises `OSError` for one that is a symbolic link, another user's, or can be
+    written by others: they could make a live process look dead. That others can list it is no
+    harm, for the files in it are for their owner alone.
     """
     given = os.environ.get("TRACEDJOBS_RUN_DIR")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if given:
-        path = Path(given)
+        path = _absolute(given)
     elif runtime:
-        path = Path(runtime) / "tracedjobs"
+        path = _absolute(runtime) / "tracedjobs"
     else:
         import tempfile  # noqa: PLC0415 - a slow import
 
@@ -91,7 +102,7 @@ def owner_name() -> str | None:
                         stacklevel=2,
                     )
                 return None
-        return _held[0]
+        return _held.name
 
 
 def owner_is_dead(owner: str | None, lease_boot: str | None) -> bool:
@@ -103,7 +114,7 @@ def owner_is_dead(owner: str | None, lease_boot: str | None) -> bool:
     if owner is None or lease_boot != boot_id() or not owner.isalnum():
         return False
     with _mutex:
-        if _held is not None and _held[0] == owner:
+        if _held is not None and _held.name == owner:
             return False
     try:
         return _is_free(lock_path(owner))
@@ -121,21 +132,21 @@ def held_path() -> Path:
     if _held is None:
         msg = "This process holds no lock file."
         raise FileNotFoundError(msg)
-    return lock_path(_held[0])
+    return _held.path
 
 
 def remove_held() -> None:
     """Remove this process's file, at its end."""
     if _held is not None:
         with contextlib.suppress(OSError):
-            held_path().unlink()
+            _held.path.unlink()
 
 
 def freshen_held() -> None:
     """Say by the file's time that it is in use: a mapping's writes do not, on a tmpfs."""
     if _held is not None:
         with contextlib.suppress(OSError):
-            os.utime(_held[1])
+            os.utime(_held.handle)
 
 
 def mutex() -> contextlib.AbstractContextManager[bool]:
@@ -152,7 +163,12 @@ def try_shared(handle: int) -> bool:
     return True
 
 
-def _take(directory: Path) -> tuple[str, int]:
+@functools.cache
+def _absolute(given: str) -> Path:
+    return Path(given).absolute()
+
+
+def _take(directory: Path) -> _Held:
     _remove_stale(directory)
     name = os.urandom(12).hex()
     new = directory / f".{name}"
@@ -160,8 +176,9 @@ def _take(directory: Path) -> tuple[str, int]:
     # Nobody knows the name yet, so there is nobody to wait for; and it gets its name when it is
     # locked, so that nobody takes it for a dead one's.
     fcntl.flock(handle, fcntl.LOCK_EX)
-    new.rename(directory / f"{name}.lock")
-    return name, handle
+    path = directory / f"{name}.lock"
+    new.rename(path)
+    return _Held(name, handle, path)
 
 
 def _remove_stale(directory: Path) -> None:
@@ -192,7 +209,7 @@ def _after_fork_in_child() -> None:
     _mutex = threading.RLock()
     if _held is not None:
         with contextlib.suppress(OSError):
-            os.close(_held[1])
+            os.close(_held.handle)
         _held = None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.flight_recorder import BITS, COUNT, COUNTED, INTEGER, KIND
-from tracedjobs._core.loop import ATTEND, Finish, Loop, Source
+from tracedjobs._core.loop import NOTHING, Loop, Source
 from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
 
@@ -75,7 +75,7 @@ class PairsLoop(Loop[T]):
 
     def _go_to(self, place: Any) -> None:
         after, count = place
-        self._move(after, count)
+        self._move(self._stored_late(after), count)
 
     def _move(self, after: str | int, count: int) -> None:
         # In the order that `flight_recorder` asks for.
@@ -109,11 +109,15 @@ class PairsLoop(Loop[T]):
                 for pair in pairs:
                     if run.attention:
                         if run.is_async:
-                            yield ATTEND
+                            yield from self._until_attended()
                         else:
                             run.wait(self._attend())
                     after = self._stored(pair)
-                    yield pair[0]
+                    try:
+                        yield pair[0]
+                    except GeneratorExit:
+                        self._in_hand = (after, count + 1)
+                        raise
                     count += 1
                     self._move(after, count)
                     if self._as_given:
@@ -123,7 +127,7 @@ class PairsLoop(Loop[T]):
                 for pair in pairs:  # as long as the cursors are ints that fit the numbers
                     if run.attention:
                         if run.is_async:
-                            yield ATTEND
+                            yield from self._until_attended()
                         else:
                             run.wait(self._attend())
                     try:
@@ -132,7 +136,11 @@ class PairsLoop(Loop[T]):
                         self._refuse_pair(pair)
                     if type(after) is not int:  # the numbers would take a bool for one
                         after = self._stored(pair)
-                    yield item
+                    try:
+                        yield item
+                    except GeneratorExit:
+                        self._in_hand = (after, count + 1)
+                        raise
                     count += 1
                     try:
                         numbers[count & 1] = after
@@ -143,16 +151,11 @@ class PairsLoop(Loop[T]):
                         break
                 else:
                     break
-        except Finish:
-            self._move(self._stored_late(after), count + 1)
-        except GeneratorExit:
-            # For a `finish` after the `break`.
-            self._in_hand = (self._stored_late(after), count + 1)
-            raise
         finally:
             close = getattr(pairs, "close", None)
             if close is not None:
                 close()
+        self._ended = True
         if not run.is_async:
             drive(self._complete())
 
@@ -173,9 +176,14 @@ class PairsLoop(Loop[T]):
         try:
             pair = await ask()
         except StopAsyncIteration:
+            self._ended = True
             return await self._end_async()
         if self._run.attention:
+            self._fetched = pair
             await drive_async(self._attend())
+            self._fetched = NOTHING
+        if self._done:  # another task has called `finish` while this one waited
+            raise StopAsyncIteration
         self._in_hand = (self._stored(pair), count + 1)
         item: T = pair[0]
         return item

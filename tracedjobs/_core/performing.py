@@ -58,18 +58,19 @@ def perform(
         stored=taken.stored,
         options=job.options,
         token=taken.token,
+        cell=taken.cell,
         lease_ttl=lease_ttl,
         lease_deadline=taken.lease_deadline,
         stopping=stopping,
         is_async=job.is_async,
     )
-    saver.add(run)
-    if signals is not None and signals.seen is not None:
-        run.request_stop("stopping")  # it came before there was a run to stop
-    wish = taken.stored.job.wish
-    if wish is not None:
-        run.request_stop(WISHES[wish])  # the run before was killed before it saw it
     try:
+        saver.add(run)
+        if signals is not None and signals.came:
+            run.request_stop("stopping")  # it came before there was a run to stop
+        wish = taken.stored.job.wish
+        if wish is not None:
+            run.request_stop(WISHES[wish])  # the run before was killed before it saw it
         ending = yield from _call(run, job)
         if isinstance(run.current, Loop):
             yield from run.current.abandon()
@@ -80,19 +81,18 @@ def perform(
         drive(finish(run, Ending(Status.INTERRUPTED, "GeneratorExit", error=error)))
         raise
     finally:
-        saver.remove(run)
-        run.ended = True
-        run.attention = True
-        if run.current is not None:
-            run.current.let_go()
-        run.cell.free()
+        _leave(run)
     if ending.raises is not None:
         raise ending.raises
     return outcome
 
 
 def release(run: Run) -> None:
-    """Record the run as interrupted, in this thread, while its own goes on or hangs."""
+    """Record the run as interrupted, in this thread, while its own goes on or hangs.
+
+    Its cell of the flight recorder stays its own until its own thread is done with it, for that
+    may write there at any moment: it is only found by nobody any more.
+    """
     saver.remove(run)
     try:
         drive(finish(run, Ending(Status.INTERRUPTED, "exit")))
@@ -100,7 +100,22 @@ def release(run: Run) -> None:
         return  # the lease ends by itself, and the job is found lost
     finally:
         run.lose("its runtime was closed, or its process was about to end, while it ran")
+        if run.recorded:
+            run.cell.clear()
+
+
+def _leave(run: Run) -> None:
+    # Whatever is raised here, by a signal's handler say, the cell is given back or kept.
+    try:
+        saver.remove(run)
+        run.ended = True
+        run.attention = True
         run.let_go()
+    finally:
+        if run.recorded:
+            run.cell.free()
+        else:
+            run.cell.keep()
 
 
 saver.release = release

@@ -6,13 +6,14 @@ Times are seconds since the epoch, but for `lease_until`, which is on the store'
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "ALLOWED",
@@ -22,14 +23,21 @@ __all__ = [
     "RECORD_VERSION",
     "Change",
     "ControlRecord",
+    "Count",
+    "Entered",
     "JobRecord",
+    "Living",
     "Position",
     "RunRecord",
     "Save",
     "Status",
     "StepRecord",
     "Stored",
+    "Survey",
+    "TotalKey",
 ]
+
+_TEXT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
@@ -96,6 +104,91 @@ class Position(NamedTuple):
     started_at: float = 0.0
     fingerprint: str | None = None
     """What the source said of itself when the step began, to see that it is still the same."""
+    entered: str | None = None
+    """Where the run that is at it took it up: an `Entered` as text."""
+
+    @property
+    def done(self) -> int:
+        """How much is done of what `total` counts."""
+        if self.unit == "bytes" and self.cursor.isdecimal():
+            return int(self.cursor)
+        return self.items
+
+
+class Entered(NamedTuple):
+    """Where a run took a step up, which is the beginning of its span."""
+
+    at: float
+    cursor: str = "null"
+    items: int = 0
+    stall_after: float | None = None
+    """Seconds without progress after which the step counts as stalled; `None` where not at all."""
+
+    def text(self) -> str:
+        """As it is kept in a record."""
+        return _TEXT.encode(self)
+
+    @classmethod
+    def read(cls, text: str | None) -> Entered | None:
+        """What `text` made of it; `None` where there is none, or it does not hold together."""
+        try:
+            at, cursor, items, stall_after = json.loads(text or "")
+            return cls(
+                float(at),
+                str(cursor),
+                int(items),
+                None if stall_after is None else float(stall_after),
+            )
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return None
+
+
+class Count(NamedTuple):
+    """What is to be added to one of the totals that the store keeps, see `counting`."""
+
+    metric: str
+    job_name: str
+    queue: str
+    step: str
+    label: str
+    """The outcome or the reason; of a histogram's bucket its upper bound."""
+    amount: float
+
+    @property
+    def key(self) -> TotalKey:
+        """Which total it belongs to."""
+        return self[:5]
+
+
+TotalKey = tuple[str, str, str, str, str]
+"""Metric, job name, queue, step and label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """A running job as the store sees it at one moment."""
+
+    job: JobRecord
+    heartbeat: float | None
+    """When its run last renewed its lease; `None` where that cannot be told any more."""
+    alive: bool
+    """Whether the lease still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All that a store knows in figures, at one moment of its clock `now`."""
+
+    now: float
+    totals: Mapping[TotalKey, float]
+    """The value of each total by the key of its counts."""
+    jobs: Mapping[tuple[str, str, str], int]
+    """How many jobs there are by name, queue and status."""
+    living: Sequence[Living]
+    oldest_pending: Mapping[tuple[str, str], float]
+    """When the oldest pending job was submitted, by name and queue."""
+    oldest_interrupted: Mapping[tuple[str, str], float]
+    """Since when the job that has waited longest could have been resumed, by name and queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +204,8 @@ class StepRecord:
     started_at: float
     ended_at: float
     run: int
+    entered: str | None = None
+    """Where that run took it up, see `Position.entered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +280,20 @@ class JobRecord:
     unit: str | None = None
     step_started_at: float | None = None
     fingerprint: str | None = None
+    entered: str | None = None
     progressed_at: float | None = None
     state: str | None = None
     saved_seq: int = 0
+    meter: str | None = None
+    """What the estimate of the open step's time left is made from, see `estimate`."""
+    counted: int = 0
+    """How many of the open step's items are in the totals."""
+    queue: str | None = None
+    run_started_at: float | None = None
+    lease_ttl: float | None = None
+    """The lease that the running process takes each time: when it ends tells the last renewal."""
+    stall: str | None = None
+    """Where the job hung when it last stalled, see `stalls`."""
 
     @property
     def position(self) -> Position | None:
@@ -202,6 +308,7 @@ class JobRecord:
             unit=self.unit,
             started_at=self.step_started_at or 0.0,
             fingerprint=self.fingerprint,
+            entered=self.entered,
         )
 
 
@@ -238,6 +345,8 @@ class Save(NamedTuple):
     progressed_at: float | None
     state: str | None = None
     """The state that belongs to this position, or `None` where it has not changed."""
+    meter: str | None = None
+    """See `JobRecord.meter`; `None` where it has not changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +368,8 @@ class Change:
     """Number, outcome, reason and end of the run that ends."""
     drop_steps: tuple[str, ...] = ()
     control: ControlRecord | None = None
+    counts: tuple[Count, ...] = ()
+    """What to add to the totals in the same atomic write."""
 
 
 def expiry(now: float, retention: float) -> float | None:
@@ -279,8 +390,9 @@ POSITION_COLUMNS: Final = (
     "unit",
     "step_started_at",
     "fingerprint",
+    "entered",
 )
-NOWHERE: Final = (None, "null", 0, None, None, None, None)
+NOWHERE: Final = (None, "null", 0, None, None, None, None, None)
 """What these columns hold while no step is open."""
 JOB_COLUMNS: Final = tuple(each.name for each in fields(JobRecord))
 STEP_COLUMNS: Final = tuple(each.name for each in fields(StepRecord))

@@ -13,15 +13,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
-from tracedjobs._core import values
-from tracedjobs._core.clock import boot_time, wall_time
-from tracedjobs._core.flight_recorder import take_cell
+from tracedjobs._core import counting, values
+from tracedjobs._core.clock import boot_time
+from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
+from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
 
 if TYPE_CHECKING:
+    from tracedjobs._core.flight_recorder import Cell
     from tracedjobs._core.options import JobOptions
     from tracedjobs._core.step import Step
     from tracedjobs.stores.base import Store
@@ -59,11 +61,15 @@ class Run:
         "_away",
         "_pair_cost",
         "_pair_taken_at",
+        "_save_first",
         "_seen",
         "_told",
+        "_watcher",
         "_wish",
         "attention",
         "cell",
+        "completing",
+        "counted",
         "ctx",
         "current",
         "ended",
@@ -75,16 +81,19 @@ class Run:
         "number",
         "options",
         "pair",
+        "pending",
         "progress",
         "progressed_at",
         "raised",
         "record",
+        "recorded",
         "resumed",
         "seq",
         "started_at",
         "started_boot",
         "state",
         "state_touched",
+        "stop_seen_at",
         "stopping",
         "store",
         "token",
@@ -98,6 +107,7 @@ class Run:
         stored: Stored,
         options: JobOptions,
         token: str,
+        cell: Cell,
         lease_ttl: float,
         lease_deadline: float,
         stopping: Sequence[Stopping],
@@ -118,8 +128,10 @@ class Run:
         self.unapplied: str | None = None
         """The name of a step that was written as a decorator and was not given its function."""
         self.ctx: object = None
-        self.cell = take_cell(stored.job.id, token)
-        self.started_at = wall_time()
+        self.cell = cell
+        cell.on_unfit = self._ask_for_save
+        self._save_first = False
+        self.started_at = store.time()
         self.started_boot = boot_time()
         self.progressed_at: float | None = stored.job.progressed_at
         self.seq = itertools.count(1)
@@ -130,13 +142,23 @@ class Run:
         self.lost: str | None = None
         self.in_doubt = False
         self.ended = False
+        self.recorded = False
+        """Whether the store knows how it ended."""
         self.state: dict[object, object] | None = None
         self.state_touched = False
+        self.completing = False
+        """Whether a step's completion, with the state after it, may have been written or not."""
+        self.counted = stored.job.counted
+        """How many items of the open step are in the store's totals."""
+        self.pending = Pending()
+        """What is counted beside the run's own changes, and goes with the next of them."""
+        self.stop_seen_at: float | None = None
         self.pair: tuple[Position | None, str] = (None, "")
         self._pair_taken_at = 0.0
         self._pair_cost = 0.0
         self._seen: Position | None = stored.open_position
         self._told: Position | None = stored.open_position
+        self._watcher = Watcher(self)
         self.attention = False
         self.attention = self._wants_attention()
 
@@ -155,6 +177,8 @@ class Run:
         Each kind of request has a place of its own, so that taking one back never takes another
         with it: a SIGTERM that comes while a pause is withdrawn holds.
         """
+        if self.stop_seen_at is None:
+            self.stop_seen_at = boot_time()
         if reason in {"paused", "cancelled"}:
             self._wish = reason
         elif reason == "store_unavailable":
@@ -167,6 +191,8 @@ class Run:
         """Take back what an operator wished, or the store's absence asked for."""
         self._wish = None
         self._away = False
+        if self._asked is None:
+            self.stop_seen_at = None
 
     def lose(self, why: str) -> None:
         """Say that another run has the job: this one may write nothing more."""
@@ -194,7 +220,7 @@ class Run:
             position, state = self.pair
         if position != self._seen:
             self._seen = position
-            self.progressed_at = wall_time()
+            self.progressed_at = self.store.time()
         return Save(
             self.record.id,
             self.token,
@@ -204,6 +230,16 @@ class Run:
             self.progressed_at,
             state,
         )
+
+    def watched_save(self) -> Save:
+        """The newest position with what the saver's thread makes of it: estimate and stall."""
+        save = self.take_save()
+        return save._replace(meter=self._watcher.look(save))
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds that the open step has left, as the saver last saw it, if that can be told."""
+        return self._watcher.time_left
 
     def live_position(self) -> Position | None:
         """Where the open step is now, or where the next one is to resume."""
@@ -253,8 +289,9 @@ class Run:
             yield from self._ask_whether_still_ours()
         if between_items and self.state_touched:
             self._take_pair(due=advanced)
-        if advanced and self.options.checkpoint_every == 0:
+        if self._save_first or (advanced and self.options.checkpoint_every == 0):
             yield from self.save_now()
+            self._save_first = False
         self.attention = False
         if self._wants_attention():
             self.attention = True
@@ -314,6 +351,8 @@ class Run:
         began = boot_time()
         if (yield from self.persist(lambda: self.store.save_one(save))):
             self.lease_deadline = began + self.lease_ttl
+            if save.position is not None:
+                self.pending.checkpoint(save.position.step)
             return
         # Refused: fenced off, or the saver was quicker with a newer one.
         yield from self._ask_whether_still_ours()
@@ -324,9 +363,11 @@ class Run:
         state = None
         if self.state_touched:
             state = values.encode(self.state, path="state")
-        # Above that of every save which is begun before the new pair is there: such a save holds
-        # the state before the completion, and must not come after it.
+        # Above that of every save which is begun before the completion is known here: such a save
+        # holds the open step and the state of before, and must not come after it.
         seq = next(self.seq) + SEQ_GAP
+        tally = counting.step_completed(self.record, step, self.counted)
+        counts = (*tally, *self.pending.take(self.record))
 
         def work() -> bool:
             return self.store.complete_step(
@@ -336,8 +377,10 @@ class Run:
                 position=len(self.progress.order),
                 seq=seq,
                 state=state,
+                counts=counts,
             )
 
+        self.completing = True
         if not (yield from self.persist(work)):
             self.lose("another run has taken it over")
             self.check()
@@ -347,9 +390,11 @@ class Run:
         self.current = None
         self.cell.close_step()
         if state is not None:
-            # In this order: whoever takes a number of the new ones finds the new pair.
             self.pair = (None, state)
-            self.seq = itertools.count(seq + 1)
+        # In this order: whoever takes a number of the new ones finds the new position and pair.
+        self.seq = itertools.count(seq + 1)
+        self.counted = 0
+        self.completing = False
 
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
@@ -360,9 +405,14 @@ class Run:
         self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
 
     def let_go(self) -> None:
-        """Write no more to the flight recorder; what stands there stays, see `Cell.release`."""
-        if self.current is not None:
-            self.current.let_go()
+        """Write no more to the flight recorder; what stands there stays, see `Cell.release`.
+
+        For the run's own thread, or where that is no more: another one would take the numbers
+        from under it.
+        """
+        current = self.current
+        if current is not None:
+            current.let_go()
         self.cell.release()
 
     @property
@@ -404,11 +454,11 @@ class Run:
             event, job=self.record.name, job_id=self.record.id, run=self.number, **payload
         )
 
-    def emit_saved(self, save: Save) -> None:
+    def emit_saved(self, save: Save) -> bool:
         """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
         position = save.position
         if position is None or position == self._told:
-            return
+            return False
         self._told = position
         self.emit(
             "job_cursor_advanced",
@@ -416,8 +466,9 @@ class Run:
             cursor=position.cursor,
             items=position.items,
             total=position.total,
-            duration_s=wall_time() - self.started_at,
+            duration_s=self.store.time() - position.started_at,
         )
+        return True
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
@@ -428,11 +479,17 @@ class Run:
             cursor=position.cursor,
             items=position.items,
             total=position.total,
-            duration_s=wall_time() - self.started_at,
+            duration_s=self.store.time() - step.started_at,
             **payload,
         )
 
     # -- its own ---
+
+    def _ask_for_save(self) -> None:
+        # The flight recorder cannot say which step is open: the store can, from before its first
+        # item on, or where `set` is called from its first call on.
+        self._save_first = True
+        self.attention = True
 
     def _raise(self, interrupt: Interrupt) -> NoReturn:
         self.raised = interrupt
@@ -442,6 +499,7 @@ class Run:
     def _wants_attention(self) -> bool:
         return (
             self.options.checkpoint_every == 0
+            or self._save_first
             or self.stop_reason is not None
             or self.in_doubt
             or self.lost is not None

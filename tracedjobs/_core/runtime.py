@@ -9,8 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tracedjobs._core import controls, values
-from tracedjobs._core.clock import wall_time
+from tracedjobs._core import controls, counting, values
 from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.job import Job, find_job, known_jobs
 from tracedjobs._core.lease import is_lost
@@ -126,7 +125,7 @@ class Runtime:
             msg = f"submit takes a job, a function decorated with @job; found {job!r}."
             raise TypeError(msg)
         record = self._new_record(job, args, kwargs, job_id)
-        if self.store.create(record):
+        if self.store.create(record, counting.submitted(record)):
             notify("job_submitted", job=record.name, job_id=record.id, run=0)
             return record.id
         there = self._load(record.id).job
@@ -291,7 +290,7 @@ class Runtime:
         job_id: str | None,
     ) -> JobRecord:
         arguments = _named_arguments(job, args, kwargs)
-        now = wall_time()
+        now = self.store.time()
         deadline = job.options.deadline
         return JobRecord(
             id=_checked_id(job_id),
@@ -328,7 +327,11 @@ class Runtime:
     def _snapshot(self, stored: Stored) -> JobSnapshot:
         from tracedjobs._core.snapshot import snapshot_of  # noqa: PLC0415 - for who looks at jobs
 
-        return snapshot_of(stored, lost=is_lost(self.store, stored.job))
+        return snapshot_of(
+            stored,
+            lost=is_lost(self.store, stored.job),
+            heartbeat=self.store.heartbeat(stored.job),
+        )
 
     def _list_lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
         found: tuple[JobSnapshot, ...] = ()

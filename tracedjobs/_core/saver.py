@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import owner
@@ -31,6 +32,7 @@ LONGEST: Final = 1.0
 """Seconds between two ticks of a run, whatever its `checkpoint_every`: wishes are seen by then."""
 SHORTEST: Final = 0.02
 PURGE_EVERY: Final = 60.0
+COUNT_EVERY: Final = 10.0
 WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
 """The reason to stop that belongs to each wish of an operator."""
 
@@ -46,6 +48,7 @@ class Saver:
         self._due: dict[Run, float] = {}
         self._failures: dict[Run, int] = {}
         self._purge_at: dict[int, float] = {}
+        self._count_at: dict[int, float] = {}
         self._thread: threading.Thread | None = None
         self.release: Callable[[Run], object] | None = None
 
@@ -100,6 +103,7 @@ class Saver:
             (run for run, due in runs if now < due <= now + _interval(run) / 2),
         ):
             self._save(store, group)
+            self._count(store, group, now)
             self._purge(store, now)
 
     def _save(self, store: Store, runs: list[Run]) -> None:
@@ -136,7 +140,7 @@ class Saver:
 
     def _taken(self, run: Run, now: float) -> Save | None:
         try:
-            return run.take_save()
+            return run.watched_save()
         except Exception:
             # One job's cursor that cannot be stored: it meets the same error at its next item, when
             # it asks for its lease, and the others are saved.
@@ -172,6 +176,16 @@ class Saver:
             store.purge(limit=500)
         except StoreError:
             return  # it will be tried again, and nothing depends on it
+
+    def _count(self, store: Store, runs: list[Run], now: float) -> None:
+        # What the saves of long runs add; the rest goes with the runs' own changes.
+        if now < self._count_at.get(id(store), 0.0):
+            return
+        self._count_at[id(store)] = now + COUNT_EVERY
+        counts = [count for run in runs for count in run.pending.take(run.record)]
+        if counts:
+            with suppress(StoreError):
+                store.count(counts)
 
     def _release_all(self) -> None:
         # The interpreter ends: what is left are runs in daemon threads. Their last position is
@@ -218,7 +232,8 @@ def _note_answer(run: Run, save: Save, token: str | None, wish: str | None, bega
         run.request_stop(WISHES[wish])
     else:
         run.withdraw_stop()
-    run.emit_saved(save)
+    if run.emit_saved(save) and save.position is not None:
+        run.pending.checkpoint(save.position.step, boot_time() - began)
 
 
 def _by_store(due: Iterable[Run], soon: Iterable[Run]) -> list[tuple[Store, list[Run]]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET
-from tracedjobs._core.loop import ATTEND, Finish, Loop
+from tracedjobs._core.loop import Loop
 from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
@@ -108,19 +108,19 @@ class SequenceLoop(Loop[T]):
                 numbers[0] = at
                 if run.attention:
                     if run.is_async:
-                        yield ATTEND
+                        yield from self._until_attended()
                     else:
                         run.wait(self._attend())
-                yield at
+                try:
+                    yield at
+                except GeneratorExit:
+                    self._in_hand = at + 1
+                    raise
             numbers[0] = end
-        except Finish:
-            numbers[0] = at + 1
-        except GeneratorExit:
-            self._in_hand = at + 1  # for a `finish` after the `break`
-            raise
         except ValueError:
             run.check()  # the run has ended: its numbers were released
             raise
+        self._ended = True
         if not run.is_async:
             drive(self._complete())
 
@@ -132,20 +132,20 @@ class SequenceLoop(Loop[T]):
             for item in items:
                 if run.attention:
                     if run.is_async:
-                        yield ATTEND
+                        yield from self._until_attended()
                     else:
                         run.wait(self._attend())
-                yield item
+                try:
+                    yield item
+                except GeneratorExit:
+                    self._in_hand = at + 1
+                    raise
                 at += 1
                 numbers[0] = at
-        except Finish:
-            numbers[0] = at + 1
-        except GeneratorExit:
-            self._in_hand = at + 1  # for a `finish` after the `break`
-            raise
         except ValueError:
             run.check()  # as above
             raise
+        self._ended = True
         if not run.is_async:
             drive(self._complete())
 

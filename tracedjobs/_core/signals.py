@@ -36,6 +36,11 @@ class StopSignals:
         self._signals = signals
         self._pid: int | None = None
 
+    @property
+    def came(self) -> bool:
+        """Whether one has come while somebody watches: what came before is over."""
+        return StopSignals._depth > 0 and StopSignals.seen is not None
+
     def __enter__(self) -> Self:
         """Install the handlers, in the main thread."""
         if threading.current_thread() is not threading.main_thread():

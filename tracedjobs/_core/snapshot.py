@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import values
+from tracedjobs._core.estimate import estimate
 from tracedjobs._core.records import (
     ControlRecord,
+    Entered,
     JobRecord,
     Position,
     RunRecord,
@@ -17,6 +19,7 @@ from tracedjobs._core.records import (
     StepRecord,
     Stored,
 )
+from tracedjobs._core.stalls import Stall, is_stalled
 from tracedjobs.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ __all__ = [
     "RunSnapshot",
     "StepSnapshot",
     "Unreadable",
+    "hangs",
     "snapshot_of",
+    "time_left",
 ]
 
 
@@ -108,7 +113,10 @@ class ErrorSnapshot:
 class JobSnapshot:
     """A job as it was at one moment.
 
-    `lost` is whether it is recorded as running though its process is gone. Times are aware, UTC.
+    `lost` is whether it is recorded as running though its process is gone; `stalled` whether its
+    process lives and its cursor has not moved for the step's `stall_after`, where `stall` says what
+    hung when it last did. `heartbeat_at` is when its run last renewed its lease. `time_left` is an
+    estimate for the open step, where its total is known and it is running. Times are aware, UTC.
     `arguments` are by the names of the function's parameters. `steps` are those begun, in order;
     `steps_expected` how many there will be, if that is known. `items_redone` counts items that were
     done again because a run was killed after it had done them and before that was saved. `wish` is
@@ -119,6 +127,7 @@ class JobSnapshot:
     name: str
     status: Status
     lost: bool
+    stalled: bool
     run: int
     resumptions: int
     reason: str | None
@@ -133,10 +142,14 @@ class JobSnapshot:
     error: ErrorSnapshot | None
     worker: str | None
     wish: str | None
+    queue: str | None
+    stall: Stall | None
+    time_left: timedelta | None
     trace_id: str | None
     submitted_at: datetime
     started_at: datetime | None
     progressed_at: datetime | None
+    heartbeat_at: datetime | None
     ended_at: datetime | None
     resume_at: datetime | None
     deadline_at: datetime | None
@@ -155,10 +168,15 @@ class JobSnapshot:
         return sum(step.items for step in self.steps)
 
 
-def snapshot_of(stored: Stored, *, lost: bool) -> JobSnapshot:
-    """What is stored, for people and programs to look at."""
+def snapshot_of(stored: Stored, *, lost: bool, heartbeat: float | None) -> JobSnapshot:
+    """What is stored, for people and programs to look at.
+
+    `heartbeat`: when its run last renewed its lease.
+    """
     head = stored.job
     position = stored.open_position
+    stalled = not lost and hangs(head, heartbeat)
+    left = None if lost else time_left(head, stalled=stalled)
     steps = tuple(_completed(step) for step in stored.steps)
     if position is not None:
         steps = (*steps, _open(position, head))
@@ -167,6 +185,7 @@ def snapshot_of(stored: Stored, *, lost: bool) -> JobSnapshot:
         name=head.name,
         status=head.status,
         lost=lost,
+        stalled=stalled,
         run=head.run,
         resumptions=head.resumptions,
         reason=head.reason,
@@ -181,15 +200,41 @@ def snapshot_of(stored: Stored, *, lost: bool) -> JobSnapshot:
         error=_error(head.error),
         worker=head.worker,
         wish=head.wish,
+        queue=head.queue,
+        stall=Stall.from_text(head.stall),
+        time_left=None if left is None else timedelta(seconds=left),
         trace_id=None,
         submitted_at=_moment(head.submitted_at),
         started_at=_moment_or_none(head.started_at),
         progressed_at=_moment_or_none(head.progressed_at),
+        heartbeat_at=_moment_or_none(heartbeat if head.status is Status.RUNNING else None),
         ended_at=_moment_or_none(head.ended_at),
         resume_at=_moment_or_none(head.resume_at),
         deadline_at=_moment_or_none(head.deadline_at),
         expires_at=_moment_or_none(head.expires_at),
     )
+
+
+def hangs(head: JobRecord, heartbeat: float | None) -> bool:
+    """Whether a running job whose lease holds has stalled.
+
+    Both times were written by its own process, in the same save: so a save that is late, or a
+    clock that is wrong, makes no stall.
+    """
+    if head.status is not Status.RUNNING or heartbeat is None or head.progressed_at is None:
+        return False
+    entered = Entered.read(head.entered)
+    return entered is not None and is_stalled(
+        progressed_age=heartbeat - head.progressed_at, stall_after=entered.stall_after
+    )
+
+
+def time_left(head: JobRecord, *, stalled: bool) -> float | None:
+    """Seconds that the open step of a running job has left, if that can be told."""
+    position = head.position
+    if head.status is not Status.RUNNING or position is None:
+        return None
+    return estimate(head.meter, position.done, position.total, stalled=stalled)
 
 
 def _completed(step: StepRecord) -> StepSnapshot:

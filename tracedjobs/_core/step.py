@@ -9,9 +9,8 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.clock import wall_time
 from tracedjobs._core.options import checked_total
-from tracedjobs._core.records import Position, StepRecord
+from tracedjobs._core.records import Entered, Position, StepRecord
 from tracedjobs._core.waiting import DONE
 from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
 
@@ -37,6 +36,7 @@ class Step:
         "_at",
         "_cell",
         "_cursor",
+        "_entered",
         "_fingerprint",
         "_first",
         "_ledger",
@@ -68,8 +68,9 @@ class Step:
         self.stall_after = stall_after
         self._unit: str | None = None
         self._fingerprint: str | None = None
+        self._entered: str | None = None
         if position is None:
-            self.started_at = wall_time()
+            self.started_at = run.store.time()
             self._cursor = start
             self._total = total
             mark = (values.encode_cursor(start), 0)
@@ -122,8 +123,13 @@ class Step:
             return run.wait(self._set_in_transaction(self._ledger, cursor, mark))
         self._cursor = cursor
         self._at = mark
-        if self._cell is not None:
-            self._cell.note(cursor, mark[1])
+        cell = self._cell
+        if cell is not None:
+            try:
+                cell.note(cursor, mark[1])
+            except ValueError:  # the run ended under it, in another thread
+                run.check()
+                raise
         if run.attention:
             return run.wait(run.attend(advanced=True))
         return DONE
@@ -173,6 +179,7 @@ class Step:
             self._unit,
             self.started_at,
             self._fingerprint,
+            self._entered,
         )
 
     def begin_transaction(self) -> Flow[None]:
@@ -187,8 +194,28 @@ class Step:
     def keep_in(self, cell: Cell) -> None:
         """Keep the position in the flight recorder too, unless the user's database keeps it."""
         if self._ledger is None:
-            cell.open_step(self.position(), None)
+            try:
+                cell.open_step(self.position(), None)
+            except ValueError:  # as in `set`
+                self._run.check()
+                raise
             self._cell = cell
+
+    @property
+    def watched_for(self) -> float | None:
+        """Seconds without progress after which it counts as stalled; `None` where not at all.
+
+        A plain call has no cursor, and is watched only where it was given a time of its own.
+        """
+        if self.stall_after is not None:
+            return self.stall_after
+        return None if self._cursor is None else self._run.options.stall_after
+
+    def enter(self) -> None:
+        """Note that this run takes it up, here and now."""
+        cursor, items = self._mark()
+        entered = Entered(self._run.store.time(), cursor, items, self.watched_for)
+        self._entered = entered.text()
 
     def let_go(self) -> None:
         """Write no more to the flight recorder: the step is over, for this run at least."""
@@ -205,8 +232,9 @@ class Step:
             total=self._total,
             unit=self._unit,
             started_at=self.started_at,
-            ended_at=wall_time(),
+            ended_at=self._run.store.time(),
             run=self._run.number,
+            entered=self._entered,
         )
 
     def _mark(self) -> tuple[str, int]:

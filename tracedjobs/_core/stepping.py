@@ -185,6 +185,7 @@ def position_of(run: Run, name: str) -> Any:
 def open_step(run: Run, step: Step) -> None:
     run.current = step
     run.progress.open(step.name)
+    step.enter()
     run.take_state()
     if not run.state_touched:  # then its saved pair of cursor and state is what it resumes from
         step.keep_in(run.cell)

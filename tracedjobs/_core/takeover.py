@@ -1,7 +1,8 @@
 """Where a killed run had come to: what it left in its process's flight recorder.
 
-Reads the files of processes that are dead for certain, believes nothing in them that does not
-match what the store knows, and tells which jobs they were running.
+Reads the files of processes that are dead for certain, and what runs of this process have left,
+believes nothing in them that does not match what the store knows, and tells which jobs they were
+running.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from tracedjobs._core.flight_recorder import (
     NUMBERS,
     OFFSET,
     check_of,
+    forget_kept,
+    kept_cell,
     key_of,
+    mark_of,
 )
 from tracedjobs._core.records import JobRecord, Position, Stored, position_columns
 
@@ -36,7 +40,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Takeover", "columns_of", "forget", "jobs_of_the_dead", "remove_stale", "takeover"]
+__all__ = [
+    "Takeover",
+    "columns_of",
+    "forget",
+    "jobs_of_the_dead",
+    "left_for_others",
+    "remove_stale",
+    "takeover",
+]
 
 LARGEST: Final = 64 * 1024 * 1024
 PER_CELL: Final = CELL // 8
@@ -55,20 +67,22 @@ class Takeover:
 def takeover(stored: Stored) -> Takeover:
     """Where a job whose run was lost goes on: where its recorder says, or else its last save.
 
-    The recorder is believed when its process is dead, its key is that of this very run (the token
-    is in it), its step is the open one, or one that the store has not heard of yet, and its count
-    is not below the saved one. A count only rises while a step is open, and is raised after its
-    item is done: so the position is never behind the saved one, and never past a finished item.
+    The recorder is believed when its process is dead, or its run of this process has ended, its
+    key is that of this very run (the token is in it), its step is the open one, or one that the
+    store has not heard of yet, and its count is not below the saved one. A count only rises while
+    a step is open, and is raised after its item is done: so the position is never behind the saved
+    one, and never past a finished item.
+
+    `stored` is from after the death where that can be, see `lease.looked_at`. One from before may
+    lack a step that has been completed since: then what is found of the next one is not believed,
+    or that step is adopted, and is no open one. It lacks no save, for a save renews the lease, and
+    what is made of the answer holds only for the lease that was read.
     """
     saved = stored.open_position
-    head = stored.job
-    token = head.token or head.lost_token
-    if token is None or head.owner is None or not owner.owner_is_dead(head.owner, head.lease_boot):
-        return Takeover(saved)
-    cell = _cell(head.owner, key_of(head.id, token))
+    cell = _cell_of(stored.job)
     if cell is None:
         return Takeover(saved)
-    left = _position(cell, saved)
+    left = _position(cell, stored)
     done = 0 if saved is None else saved.items
     if (
         left is None
@@ -77,7 +91,7 @@ def takeover(stored: Stored) -> Takeover:
         or left.items < done
     ):
         return Takeover(saved, found=True)
-    if cell.numbers[KIND] == COUNTED:
+    if not left.step or cell.numbers[KIND] == COUNTED:
         return Takeover(saved, redone=left.items - done, found=True)
     return Takeover(left, found=True)
 
@@ -87,27 +101,41 @@ def columns_of(stored: Stored, taken: Takeover) -> dict[str, object]:
     return {
         **position_columns(taken.position),
         "items_redone": stored.job.items_redone + taken.redone,
+        "counted": 0 if taken.position is None else taken.position.items,
         "saved_seq": 0,
         "lost_token": None,
     }
 
 
+def left_for_others(head: JobRecord, taken: Takeover) -> dict[str, object]:
+    """What is noted of a run that ends as lost, and is not taken over by another one at once.
+
+    What the run's host knows better than the store is left for a run there to find.
+    """
+    return {"owner": None} if taken.found else {"lost_token": head.token or head.lost_token}
+
+
 def forget(head: JobRecord) -> None:
     """Clear the cell of a run that was taken over, and remove its file when it was the last."""
     token = head.token or head.lost_token
-    if token is None or head.owner is None or not head.owner.isalnum():
+    if token is None:
+        return
+    key = key_of(head.id, token)
+    forget_kept(key)
+    if head.owner is None or not head.owner.isalnum():
         return
     with contextlib.suppress(OSError):
         path = owner.lock_path(head.owner)
         with _opened(path, os.O_RDWR) as handle:
             if not owner.try_shared(handle):
                 return
-            keys = _numbers(_read(handle))[KEY::PER_CELL].tolist()
-            if key_of(head.id, token) in keys:
-                at = keys.index(key_of(head.id, token))
-                os.pwrite(handle, bytes(8), at * CELL + 8 * KEY)
-                keys[at] = 0
-            if keys and not any(keys[1:]):
+            keys = _keys(handle)
+            if key in keys:
+                os.pwrite(handle, bytes(8), keys.index(key) * CELL + 8 * KEY)
+                # Read again: of several who clear the last cells at the same time, each after its
+                # own write, the one who reads last sees the writes of all.
+                keys = _keys(handle)
+            if keys and not any(keys):
                 path.unlink()
 
 
@@ -136,8 +164,8 @@ def remove_stale(path: Path) -> None:
     """Remove a dead process's file in which no run is left."""
     with contextlib.suppress(OSError), _opened(path, os.O_RDONLY) as handle:
         if owner.try_shared(handle):
-            keys = _numbers(_read(handle))[KEY::PER_CELL].tolist()
-            if keys and not any(keys[1:]):
+            keys = _keys(handle)
+            if keys and not any(keys):
                 path.unlink()
 
 
@@ -148,7 +176,20 @@ class _Cell:
     text: bytes
 
 
-def _cell(name: str, key: int) -> _Cell | None:
+def _cell_of(head: JobRecord) -> _Cell | None:
+    token = head.token or head.lost_token
+    if token is None:
+        return None
+    key = key_of(head.id, token)
+    data = kept_cell(key)
+    if data is None and owner.owner_is_dead(head.owner, head.lease_boot):
+        data = _left_cell(str(head.owner), key)
+    if data is None:
+        return None
+    return _Cell(key, _numbers(data[: 8 * NUMBERS]).tolist(), data[8 * NUMBERS :])
+
+
+def _left_cell(name: str, key: int) -> bytes | None:
     try:
         data = _read_dead(owner.lock_path(name))
     except OSError:
@@ -157,26 +198,26 @@ def _cell(name: str, key: int) -> _Cell | None:
     if key not in keys:
         return None
     at = keys.index(key) * CELL
-    return _Cell(
-        key,
-        _numbers(data[at : at + 8 * NUMBERS]).tolist(),
-        data[at + 8 * NUMBERS : at + CELL],
-    )
+    return data[at : at + CELL]
 
 
-def _position(cell: _Cell, saved: Position | None) -> Position | None:
-    """What the cell says, or `None` when no step was open or it does not hold together."""
+def _position(cell: _Cell, stored: Stored) -> Position | None:
+    """What the cell says, or `None` when no step was open or it does not hold together.
+
+    Its step is empty where a mark was kept of it alone, and the store does not know it.
+    """
     numbers = cell.numbers
     id_length, length = numbers[LENGTHS] & 0xFFFF, numbers[LENGTHS] >> 16
     if not 0 <= length <= len(cell.text) - id_length:
         return None
     text = cell.text[id_length : id_length + length]
     try:
-        position = _begun(text) if text else saved
+        step, begun = _begun(text, stored)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    if position is None or numbers[CHECK] != check_of(cell.key, position.step, text):
+    if numbers[CHECK] != check_of(cell.key, step, text):
         return None
+    saved = stored.open_position
     items = numbers[COUNT]
     cursor = saved.cursor if saved is not None else "null"
     if numbers[KIND] == OFFSET:
@@ -190,13 +231,23 @@ def _position(cell: _Cell, saved: Position | None) -> Position | None:
         return None
     if not 0 <= items < 1 << 63:
         return None
-    return (saved or position)._replace(cursor=cursor, items=items, step=position.step)
+    return (saved or begun)._replace(cursor=cursor, items=items, step=begun.step)
 
 
-def _begun(text: bytes) -> Position:
+def _named(mark: int, stored: Stored) -> str:
+    known = [step.name for step in stored.steps]
+    if stored.job.step is not None:
+        known.append(stored.job.step)
+    return next((name for name in known if mark_of(name) == mark), "")
+
+
+def _begun(text: bytes, stored: Stored) -> tuple[str, Position]:
+    """The step's name as it is part of the check, and how the step begins."""
     found: Any = json.loads(text)
+    if type(found) is int:
+        return "", Position(_named(found, stored))
     step, total, unit, started_at, fingerprint = found
-    return Position(
+    return str(step), Position(
         step=str(step),
         total=None if total is None else int(total),
         unit=None if unit is None else str(unit),
@@ -209,6 +260,12 @@ def _read_dead(path: Path) -> bytes:
     """The cells of that file, if its process is dead; nothing else raises but `OSError`."""
     with _opened(path, os.O_RDONLY) as handle:
         return _read(handle) if owner.try_shared(handle) else b""
+
+
+def _keys(handle: int) -> list[int]:
+    """The key of each cell in the file, 0 for the header; none where it is no such file."""
+    keys = _numbers(_read(handle))[KEY::PER_CELL].tolist()
+    return [0, *keys[1:]] if keys else []
 
 
 def _read(handle: int) -> bytes:

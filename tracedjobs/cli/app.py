@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "retry": "tracedjobs.cli.controls",
     "rewind": "tracedjobs.cli.controls",
     "recover": "tracedjobs.cli.recover",
+    "exporter": "tracedjobs.cli.exporter",
     "demo": "tracedjobs.cli.demo",
 }
 """Where each command is. Its module holds a function of that name, `list` as `list_`."""

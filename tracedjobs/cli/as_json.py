@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core.snapshot import Unreadable
@@ -34,16 +34,26 @@ def job_as_json(job: JobSnapshot) -> dict[str, object]:
         "name": job.name,
         "status": str(job.status),
         "lost": job.lost,
+        "stalled": job.stalled,
         "wish": job.wish,
         "reason": job.reason,
         "run": job.run,
         "resumptions": job.resumptions,
         "worker": job.worker,
+        "queue": job.queue,
         "step": None if current is None else current.name,
         "steps_completed": sum(step.status == "completed" for step in job.steps),
         "steps_expected": job.steps_expected,
         "items": job.items,
         "items_redone": job.items_redone,
+        "time_left_s": None if job.time_left is None else job.time_left.total_seconds(),
+        "stall": None
+        if job.stall is None
+        else {
+            "at": _moment(datetime.fromtimestamp(job.stall.at, UTC)),
+            "step": job.stall.step,
+            "stack": list(job.stall.stack),
+        },
         "arguments": {name: _plain(value) for name, value in job.arguments.items()},
         "state": _plain(job.state),
         "result": _plain(job.result),
@@ -57,6 +67,7 @@ def job_as_json(job: JobSnapshot) -> dict[str, object]:
         "submitted_at": _moment(job.submitted_at),
         "started_at": _moment(job.started_at),
         "progressed_at": _moment(job.progressed_at),
+        "heartbeat_at": _moment(job.heartbeat_at),
         "ended_at": _moment(job.ended_at),
         "resume_at": _moment(job.resume_at),
         "deadline_at": _moment(job.deadline_at),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tracedjobs import events
 from tracedjobs._core import values
 from tracedjobs._core.saver import saver
-from tracedjobs.cli.phrases import Span, rate, rough, safe, spans, worked
+from tracedjobs.cli.phrases import Span, rate, safe, spans, worked
 from tracedjobs.cli.steps import StepLine, ahead
 from tracedjobs.errors import TracedJobsError
 
@@ -85,7 +85,7 @@ class Follower:
         ]
         position = run.live_position()
         if position is not None and all(position.step != each.name for each in done):
-            done.append(_open(position, spans, now))
+            done.append(_open(position, spans, now, run.time_left))
         begun = [each.name for each in done]
         return View(tuple(done), ahead(begun, self._names, run.record.steps_expected))
 
@@ -119,30 +119,25 @@ class Pace:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._step: str | None = None
-        self._seen: deque[tuple[float, int, int]] = deque()
+        self._seen: deque[tuple[float, int]] = deque()
 
-    def note(self, line: StepLine, now: float | None = None) -> tuple[str, str]:
-        """Take how far it is now; its rate and the time left, each empty while unknown."""
+    def note(self, line: StepLine, now: float | None = None) -> str:
+        """Take how far it is now; its rate, empty while that is unknown."""
         now = time.monotonic() if now is None else now
-        amount = line.amount or 0
         if line.name != self._step:
             self._step = line.name
             self._seen.clear()
-        self._seen.append((now, line.items, amount))
+        self._seen.append((now, line.items))
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW:  # noqa: PLR2004 - a span has two ends
             self._seen.popleft()
-        began, items, first = self._seen[0]
+        began, items = self._seen[0]
         passed = now - began
         if passed <= 0 or line.items <= items:
-            return "", ""
-        left = ""
-        if line.total and amount > first:
-            seconds = max(line.total - amount, 0) * passed / (amount - first)
-            left = f"{rough(max(seconds, 1))} left"
-        return rate((line.items - items) / passed), left
+            return ""
+        return rate((line.items - items) / passed)
 
 
-def _open(position: Position, spans: Sequence[Span], now: datetime) -> StepLine:
+def _open(position: Position, spans: Sequence[Span], now: datetime, left: float | None) -> StepLine:
     try:
         cursor = values.decode(position.cursor)
     except TracedJobsError:
@@ -155,6 +150,7 @@ def _open(position: Position, spans: Sequence[Span], now: datetime) -> StepLine:
         unit=position.unit,
         cursor=cursor,
         seconds=worked(_moment(position.started_at), now, spans),
+        left=left,
     )
 
 

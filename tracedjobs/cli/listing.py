@@ -156,10 +156,12 @@ def _progress(job: JobSnapshot, shapes: Marks, *, wide: bool, drawn: bool) -> Te
     if wide:
         of = line.how_far() if line.unit else f"{count(line.items)} of {count(line.total or 0)}"
         text.append(f"  {of}", "dim")
+        if line.time_left:
+            text.append(f"  {line.time_left}", "dim")
     return text
 
 
 def _line(job: JobSnapshot) -> StepLine | None:
     if job.current is None:
         return None
-    return line_of_snapshot(job.current, spans(job), datetime.now(UTC))
+    return line_of_snapshot(job.current, spans(job), datetime.now(UTC), job.time_left)

@@ -99,8 +99,8 @@ class Drawing:
     def _line(self, line: StepLine, names: int, width: int) -> Text:
         if line.status == "completed":
             return fitted(line, self._marks, names=names, width=width)
-        pace, left = self._pace.note(line)
-        more: tuple[str, ...] = (left, pace, "" if line.unit == "bytes" else line.where())
+        pace = self._pace.note(line)
+        more: tuple[str, ...] = (line.time_left, pace, "" if line.unit == "bytes" else line.where())
         if self._over:
             more = (duration(line.seconds), *more[2:])
         elif not line.items:
@@ -176,8 +176,8 @@ class Lines:
         line = view.open
         if line is None:
             return
-        pace, left = self._pace.note(line)
-        words = [line.percent, line.how_far() or duration(line.seconds), pace, left]
+        pace = self._pace.note(line)
+        words = [line.percent, line.how_far() or duration(line.seconds), pace, line.time_left]
         if line.unit != "bytes":
             words.append(shortened(line.where(), 60))
         self._print(f"{self._marks.open} {line.name}: {', '.join(filter(None, words))}")

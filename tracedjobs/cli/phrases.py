@@ -135,9 +135,11 @@ def value_text(value: object) -> str:
 
 
 def status_word(job: JobSnapshot) -> str:
-    """The status, with what is read from time and wishes: `lost`, `pausing`, `cancelling`."""
+    """The status, with what is read from time and wishes: `lost`, `stalled`, `pausing` and such."""
     if job.lost:
         return "lost"
+    if job.stalled:
+        return "stalled"
     if job.status == "running" and job.wish is not None:
         return _WISHES.get(job.wish, job.wish)
     return str(job.status)

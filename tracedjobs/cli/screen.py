@@ -25,6 +25,7 @@ STYLES: Final = {
     "failed": "red",
     "cancelled": "dim",
     "lost": "bold red",
+    "stalled": "bold red",
 }
 
 

@@ -84,6 +84,7 @@ class _Page:
     def show(self, *, traceback: bool) -> None:
         self._headline()
         self._steps()
+        self._stall()
         self._error(self._job.error, traceback=traceback)
         self._values()
         self._runs()
@@ -127,19 +128,32 @@ class _Page:
         names = name_width([*begun, *left])
         seen = spans(job)
         for step in job.steps:
-            line = line_of_snapshot(step, seen, self._now)
+            line = line_of_snapshot(step, seen, self._now, job.time_left)
             if line.status == "completed":
                 self._print(fitted(line, self._marks, names=names, width=width))
                 continue
             at = "" if line.cursor is None else f"cursor {value_text(line.cursor)}"
             beside = at if len(at) <= SHORT_CURSOR else ""
-            more = (beside, duration(line.seconds))
+            more = (line.time_left, beside, duration(line.seconds))
             self._print(fitted(line, self._marks, names=names, width=width, more=more))
             if at and not beside:
                 room = max(width - names - 6, 20)
                 self._print(Text(f"    {'':<{names}}  {shortened(at, room)}", "dim"))
         for name in left:
             self._print(Text(f"  {self._marks.ahead} {name}", "dim"))
+
+    def _stall(self) -> None:
+        stall = self._job.stall
+        if stall is None:
+            return
+        at = datetime.fromtimestamp(stall.at, UTC)
+        word = "It hangs" if self._job.stalled else "It hung"
+        self._title("Stall")
+        self._print(
+            Text(f"  {word} in {safe(stall.step)}, seen {ago(at, self._now)}, innermost last:")
+        )
+        for line in stall.stack:
+            self._print(Text(f"    {safe(line)}"))
 
     def _error(self, error: ErrorSnapshot | None, *, traceback: bool) -> None:
         if error is None or self._job.status == "completed":
@@ -216,6 +230,7 @@ class _Page:
             "submitted": job.submitted_at,
             "started": job.started_at,
             "last progress": None if job.ended_at else job.progressed_at,
+            "sign of life": job.heartbeat_at,
             "ended": job.ended_at,
             "to be resumed": job.resume_at if job.resume_at and job.resume_at > self._now else None,
             "deadline": job.deadline_at,

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from tracedjobs.cli.phrases import Span, count, duration, plural, safe, size, value_text, worked
+from tracedjobs.cli.phrases import (
+    Span,
+    count,
+    duration,
+    plural,
+    rough,
+    safe,
+    size,
+    value_text,
+    worked,
+)
 from tracedjobs.cli.screen import Marks, bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from tracedjobs._core.runtime import Runtime
     from tracedjobs._core.snapshot import JobSnapshot, StepSnapshot
@@ -35,6 +45,8 @@ class StepLine:
     unit: str | None
     cursor: object
     seconds: float
+    left: float | None = None
+    """Seconds that it has left, where that can be told."""
 
     @property
     def amount(self) -> int | None:
@@ -55,6 +67,11 @@ class StepLine:
         """`36%`, or nothing."""
         return "" if self.fraction is None else f"{int(self.fraction * 100)}%"
 
+    @property
+    def time_left(self) -> str:
+        """`4 min left`, or nothing."""
+        return "" if self.left is None else f"{rough(max(self.left, 1))} left"
+
     def how_far(self) -> str:
         """`120,000 of 336,776`, `120,000 items, 11.2 MB of 31.1 MB`, `120,000 items`."""
         if self.status == "completed" or self.total is None or self.amount is None:
@@ -73,8 +90,10 @@ class StepLine:
         return f"cursor {value_text(self.cursor)}"
 
 
-def line_of_snapshot(step: StepSnapshot, spans: Iterable[Span], now: datetime) -> StepLine:
-    """The line of a saved step."""
+def line_of_snapshot(
+    step: StepSnapshot, spans: Iterable[Span], now: datetime, left: timedelta | None = None
+) -> StepLine:
+    """The line of a saved step, and what it has left if it is the open one."""
     return StepLine(
         name=safe(step.name),
         status=step.status,
@@ -83,6 +102,7 @@ def line_of_snapshot(step: StepSnapshot, spans: Iterable[Span], now: datetime) -
         unit=step.unit,
         cursor=step.cursor,
         seconds=worked(step.started_at, step.ended_at or now, spans),
+        left=None if left is None else left.total_seconds(),
     )
 
 

@@ -5,16 +5,28 @@ A store keeps records and refuses what is not allowed; it knows nothing of job f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tracedjobs._core.records import Change, JobRecord, Save, Status, StepRecord, Stored
+    from tracedjobs._core.records import (
+        Change,
+        Count,
+        JobRecord,
+        Save,
+        Status,
+        StepRecord,
+        Stored,
+        Survey,
+    )
 
-__all__ = ["Saved", "Store"]
+__all__ = ["OTHER", "STEP_NAMES", "Saved", "Store"]
+
+OTHER: Final = "other"
+STEP_NAMES: Final = 100
 
 Saved = tuple[str | None, str | None] | StoreError
 """The token and the wish that a job has now; or why its save failed, where others did not."""
@@ -31,12 +43,16 @@ class Store(Protocol):
     The fence: a run writes with its random `token`, which no two runs of a job share. Whoever
     takes the job over replaces it in the same atomic change that raises the run's number, so
     that from then on no write of the old run finds a row.
+
+    Counts are added to the totals in the write that they come with, all of it or nothing. Of each
+    job name the first `STEP_NAMES` step names are told apart there, and the others counted as
+    `OTHER` together: so the totals are bounded, whatever jobs call their steps.
     """
 
     url: str
     """The address without its secrets."""
 
-    def create(self, job: JobRecord) -> bool:
+    def create(self, job: JobRecord, counts: Sequence[Count] = ()) -> bool:
         """Add a job; `False` when one of that id is there already, which is left as it is."""
         ...
 
@@ -80,11 +96,13 @@ class Store(Protocol):
         position: int,
         seq: int,
         state: str | None,
+        counts: Sequence[Count] = (),
     ) -> bool:
         """Record that a step is done, with the state after it; `False` when fenced off.
 
-        `position` is its place among the job's completed steps, from 0: so the same call may be
-        made again when its answer did not arrive.
+        No step is open afterwards, and `seq` is the job's `saved_seq`: a save that was begun
+        before comes too late. `position` is its place among the job's completed steps, from 0: so
+        the same call may be made again when its answer did not arrive, and counts once.
         """
         ...
 
@@ -98,6 +116,29 @@ class Store(Protocol):
 
     def steps_of_last_completed(self, name: str) -> int | None:
         """How many steps the latest completed job of that name had."""
+        ...
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """Add to the totals what no change of a job tells. May be lost, never made again."""
+        ...
+
+    def survey(self) -> Survey:
+        """The totals, and the jobs that are not done, together as of one moment.
+
+        A store of several servers takes each server's part of both as of one moment: so no item
+        is missed or seen twice while a run's items move from the one to the other.
+        """
+        ...
+
+    def time(self) -> float:
+        """The store's clock, in seconds since the epoch: what all times in records are on."""
+        ...
+
+    def heartbeat(self, job: JobRecord) -> float | None:
+        """When the run of `job`, as it was read, last renewed its lease, on that clock.
+
+        `None` where that cannot be told, as for a run from before a reboot.
+        """
         ...
 
     def purge(self, *, limit: int) -> int:

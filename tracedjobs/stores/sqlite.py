@@ -25,14 +25,18 @@ from tracedjobs._core.records import (
     STEP_COLUMNS,
     Change,
     ControlRecord,
+    Count,
     JobRecord,
+    Living,
     RunRecord,
     Save,
     Status,
     StepRecord,
     Stored,
+    Survey,
 )
 from tracedjobs.errors import InvalidTransitionError, StoreError
+from tracedjobs.stores.base import OTHER, STEP_NAMES
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
 
 if TYPE_CHECKING:
@@ -57,7 +61,25 @@ _INSERT_JOB: Final = (
 _COMPLETE_STEP: Final = (
     f"INSERT INTO steps (job, position, {_list(STEP_COLUMNS)}) "  # noqa: S608
     f"SELECT seq, ?, {', '.join('?' * len(STEP_COLUMNS))} FROM jobs WHERE id = ? AND token = ? "
-    "ON CONFLICT (job, position) DO UPDATE SET ended_at = excluded.ended_at"
+    "ON CONFLICT (job, position) DO NOTHING"
+)
+_CLOSE_STEP: Final = (
+    f"UPDATE jobs SET ({_list(POSITION_COLUMNS)}) = ({', '.join('?' * len(NOWHERE))}), "  # noqa: S608
+    "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state) "
+    "WHERE id = ? AND token = ? AND saved_seq < ?"
+)
+_ADMIT: Final = (
+    "INSERT INTO step_names SELECT ?1, ?2 "  # noqa: S608
+    f"WHERE (SELECT count(*) FROM step_names WHERE job_name = ?1) < {STEP_NAMES} "
+    "ON CONFLICT DO NOTHING"
+)
+_ADD: Final = (
+    "INSERT INTO totals SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), "  # noqa: S608
+    "json_extract(value, '$[2]'), coalesce((SELECT step FROM step_names WHERE job_name = "
+    "json_extract(value, '$[1]') AND step = json_extract(value, '$[3]')), CASE "
+    f"json_extract(value, '$[3]') WHEN '' THEN '' ELSE '{OTHER}' END), "
+    "json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?) WHERE true "
+    "ON CONFLICT DO UPDATE SET value = value + excluded.value"
 )
 _SAVED: Final = (
     # the columns of one save, in the order of `_saved_values`
@@ -66,10 +88,11 @@ _SAVED: Final = (
     *POSITION_COLUMNS,
     "progressed_at",
     "state",
+    "meter",
 )
 _SET_SAVED: Final = ", ".join(
-    f"state = coalesce({{{column}}}, jobs.state)"
-    if column == "state"
+    f"{column} = coalesce({{{column}}}, jobs.{column})"
+    if column in {"state", "meter"}
     else f"{column} = {{{column}}}"
     for column in _SAVED
 )
@@ -147,12 +170,15 @@ class SQLiteStore:
             raise StoreError(msg)
         return cls(path, synchronous=synchronous, timeout=timeout)
 
-    def create(self, job: JobRecord) -> bool:
+    def create(self, job: JobRecord, counts: Sequence[Count] = ()) -> bool:
         """See `Store.create`."""
 
         def work(raw: sqlite3.Connection) -> bool:
             _delete(raw, "id = ? AND expires_at <= ?", (job.id, wall_time()))
-            return raw.execute(_INSERT_JOB, astuple(job)).rowcount == 1
+            if raw.execute(_INSERT_JOB, astuple(job)).rowcount == 0:
+                return False
+            _add(raw, counts)
+            return True
 
         return self._db.transaction(work)
 
@@ -221,6 +247,7 @@ class SQLiteStore:
                 _refuse_transition(raw, change, status)
                 return False
             _write_parts(raw, change)
+            _add(raw, change.counts)
             return True
 
         return self._db.transaction(work)
@@ -247,18 +274,19 @@ class SQLiteStore:
         position: int,
         seq: int,
         state: str | None,
+        counts: Sequence[Count] = (),
     ) -> bool:
-        """See `Store.complete_step`: one statement, unless state goes with it."""
-        values = (position, *astuple(step), job_id, token)
-        if state is None:
-            return self._db.run(lambda raw: raw.execute(_COMPLETE_STEP, values).rowcount) == 1
+        """See `Store.complete_step`."""
 
         def work(raw: sqlite3.Connection) -> bool:
-            raw.execute(
-                "UPDATE jobs SET state = ?, saved_seq = ? WHERE id = ? AND token = ?",
-                (state, seq, job_id, token),
-            )
-            return raw.execute(_COMPLETE_STEP, values).rowcount == 1
+            fence = "SELECT 1 FROM jobs WHERE id = ? AND token = ?"
+            if raw.execute(fence, (job_id, token)).fetchone() is None:
+                return False
+            raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, job_id, token, seq))
+            values = (position, *astuple(step), job_id, token)
+            if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
+                _add(raw, counts)
+            return True
 
         return self._db.transaction(work)
 
@@ -284,6 +312,54 @@ class SQLiteStore:
             lambda raw: raw.execute("SELECT steps FROM names WHERE name = ?", (name,)).fetchone()
         )
         return None if row is None else int(row[0])
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """See `Store.count`."""
+        self._db.transaction(lambda raw: _add(raw, counts))
+
+    def survey(self) -> Survey:
+        """See `Store.survey`."""
+
+        def work(raw: sqlite3.Connection) -> Survey:
+            totals = raw.execute("SELECT * FROM totals").fetchall()
+            jobs = raw.execute(
+                "SELECT name, coalesce(queue, ''), status, count(*) FROM jobs "  # noqa: S608
+                f"WHERE {_KEPT} GROUP BY 1, 2, 3",
+                (wall_time(),),
+            ).fetchall()
+            running = raw.execute(f"SELECT {_JOB} FROM jobs WHERE status = 'running'").fetchall()  # noqa: S608
+
+            def oldest(column: str, status: Status) -> dict[tuple[str, str], float]:
+                query = (
+                    f"SELECT name, coalesce(queue, ''), min({column}) FROM jobs "  # noqa: S608
+                    f"WHERE status = ? AND {column} IS NOT NULL GROUP BY 1, 2"
+                )
+                found = raw.execute(query, (status.value,)).fetchall()
+                return {(name, queue): at for name, queue, at in found}
+
+            heads = [_job(row) for row in running]
+            return Survey(
+                now=wall_time(),
+                totals={tuple(key): value for *key, value in totals},
+                jobs={(name, queue, status): n for name, queue, status, n in jobs},
+                living=[
+                    Living(head, self.heartbeat(head), self.lease_alive(head)) for head in heads
+                ],
+                oldest_pending=oldest("submitted_at", Status.PENDING),
+                oldest_interrupted=oldest("resume_at", Status.INTERRUPTED),
+            )
+
+        return self._db.read(work)
+
+    def time(self) -> float:
+        """See `Store.time`: the host's clock."""
+        return wall_time()
+
+    def heartbeat(self, job: JobRecord) -> float | None:
+        """See `Store.heartbeat`."""
+        if job.lease_ttl is None or job.lease_boot != boot_id():
+            return None
+        return wall_time() - (boot_time() - (job.lease_until - job.lease_ttl))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
@@ -316,6 +392,7 @@ def _saved_values(save: Save) -> tuple[object, ...]:
         *(save.position or NOWHERE),
         save.progressed_at,
         save.state,
+        save.meter,
     )
 
 
@@ -390,6 +467,14 @@ def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
             f"{', ?' * len(CONTROL_COLUMNS)}",
             (seq, seq, *astuple(change.control)),
         )
+
+
+def _add(raw: sqlite3.Connection, counts: Sequence[Count]) -> None:
+    if counts:
+        steps = {(count.job_name, count.step) for count in counts if count.step}
+        for step in steps:
+            raw.execute(_ADMIT, step)
+        raw.execute(_ADD, (json.dumps(counts),))
 
 
 def _delete(raw: sqlite3.Connection, where: str, bound: tuple[object, ...]) -> int:

@@ -29,9 +29,12 @@ __all__ = ["change_arguments", "changed", "check_transition", "milliseconds_unti
 
 
 def change_arguments(
-    names: Keys, found: Found, new: JobRecord, change: Change
+    names: Keys, found: Found, new: JobRecord, change: Change, added: list[str | int]
 ) -> tuple[list[str], list[str | int]]:
-    """Keys and arguments of the script that makes the change of `found` to `new`."""
+    """Keys and arguments of the script that makes the change of `found` to `new`.
+
+    `added`: fields of totals, and what is added to each.
+    """
     old, columns = found.stored.job, change.columns
     shard = shard_of(old.id)
     keys = [
@@ -40,6 +43,7 @@ def change_arguments(
         *names.indexes(shard, new.status.value, new.name),
         names.leases(shard),
         names.ends(shard),
+        names.totals(shard),
     ]
     texts = packed(new)
     moves = any(name in columns for name in position_columns(None))
@@ -68,6 +72,7 @@ def change_arguments(
         "" if pushed is None else pack_list(pushed),
         "" if change.control is None else pack_list(change.control),
         str(len(found.stored.steps)) if dropped else "",
+        *(new.meter or "", new.counted or "", len(added), *added),
         *(pack_list(step) for step in (left if dropped else ())),
     ]
 

@@ -55,6 +55,14 @@ class Keys:
         """Finished jobs of the shard by the end of their retention."""
         return self.at(shard, "ends")
 
+    def totals(self, shard: int) -> str:
+        """What happened so far to the jobs of the shard, in figures."""
+        return self.at(shard, "totals")
+
+    def step_names(self, job_name: str) -> str:
+        """The step names of a job that are told apart in totals."""
+        return self.at(shard_of(job_name), f"names:{job_name}")
+
     def indexes(self, shard: int, status: str, name: str) -> list[str]:
         """The two indexes that a job of that status and name stands in, each by birth."""
         return [self.at(shard, f"i:{status}"), self.at(shard, f"n:{status}:{name}")]

@@ -6,10 +6,11 @@ register scripts in a round trip of their own, and RedisCluster refuses scripts 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, ConnectionPool, SSLConnection
+from redis.connection import Connection, SSLConnection
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
@@ -34,14 +35,16 @@ CONNECT_SHARE: Final = 0.5
 """Of the time limit of a call: for the connection to come about."""
 CLOCK_AGE: Final = 1.0
 """Seconds for which what is known of the server's clock is taken for true."""
-MAX_CONNECTIONS: Final = 2**16
-"""One a thread that is waiting for the server: the pool is no limit."""
+FRESH: Final = 0.01
+"""Seconds after an answer within which a connection is used again without a look whether the server
+has closed it: no server is gone and back within them, and the look costs a tenth of a save."""
 
 
 class _Connection(Protocol):
+    def connect(self) -> None: ...
     def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...  # noqa: FBT001 - theirs
     def read_response(self) -> Any: ...
-    def can_read(self, timeout: float) -> bool: ...
+    def can_read(self, timeout: float = 0) -> bool: ...
     def disconnect(self) -> None: ...
 
 
@@ -70,26 +73,29 @@ class Node:
         self.where = f"{host}:{port}"
         self.failed_at = 0.0
         self._clock: tuple[float, float] | None = None
-        self._pool = ConnectionPool(
-            connection_class=SSLConnection if tls else Connection,
-            max_connections=MAX_CONNECTIONS,
-            host=host,
-            port=port,
-            protocol=3,
-            decode_responses=True,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout * CONNECT_SHARE,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        # One a thread that is waiting for the server, at most. redis-py's pools measure themselves
+        # at each call, which takes as long as the packing of a save does.
+        self._idle: list[tuple[_Connection, float]] = []
+        self._closed = False
+        self._kind: Any = SSLConnection if tls else Connection
+        self._options: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "protocol": 3,
+            "decode_responses": True,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout * CONNECT_SHARE,
+            "socket_keepalive": True,
+            "retry": Retry(NoBackoff(), 0),
+            "health_check_interval": 0,
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
             **options,
-        )
+        }
 
     def send(self, commands: Sequence[Sequence[str | int]]) -> Sent:
         """Send the commands; their replies are to be received."""
         try:
-            connection = cast("_Connection", self._pool.get_connection())
+            connection = self._connection()
         except (RedisError, OSError) as error:
             self.failed_at = boot_time()
             return Sent(len(commands), None, error)
@@ -122,7 +128,9 @@ class Node:
         except BaseException:
             self._drop(connection)  # a signal's exception: replies are left in it
             raise
-        self._pool.release(cast("Connection", connection))
+        self._idle.append((connection, boot_time()))
+        if self._closed:
+            self.close()
         return replies
 
     def answered(self, sent: Sent) -> bool:
@@ -145,21 +153,44 @@ class Node:
         """Note the server's clock, as an answer that has just come said it."""
         self._clock = (int(micros) / 1e6, boot_time())
 
-    def time(self) -> float | None:
+    def time(self, *, age: float = CLOCK_AGE) -> float | None:
         """The server's clock now, or some moment before; `None` when it has to be asked."""
         if self._clock is None:
             return None
-        age = boot_time() - self._clock[1]
-        return self._clock[0] + age if age <= CLOCK_AGE else None
+        passed = boot_time() - self._clock[1]
+        return self._clock[0] + passed if passed <= age else None
 
     def close(self) -> None:
-        """Close all connections."""
-        self._pool.disconnect()
+        """Close all connections, those that are in use after their answer."""
+        self._closed = True
+        while self._idle:
+            with suppress(IndexError):  # another thread was faster
+                self._idle.pop()[0].disconnect()
+
+    def _connection(self) -> _Connection:
+        """One that is connected, and has no answer of another call on its way."""
+        try:
+            connection, since = self._idle.pop()
+        except IndexError:
+            connection = cast("_Connection", self._kind(**self._options))
+        else:
+            if boot_time() - since < FRESH or not _is_spent(connection):
+                return connection
+            connection.disconnect()
+        connection.connect()
+        return connection
 
     def _drop(self, connection: _Connection) -> None:
         self.failed_at = boot_time()
         connection.disconnect()
-        self._pool.release(cast("Connection", connection))
+
+
+def _is_spent(connection: _Connection) -> bool:
+    """Whether the server has closed it, or sent what nobody asked for."""
+    try:
+        return connection.can_read()
+    except (RedisError, OSError):
+        return True
 
 
 def _on_the_wire(commands: Sequence[Sequence[str | int]]) -> bytes:

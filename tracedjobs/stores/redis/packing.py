@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tracedjobs._core.records import (
     RECORD_VERSION,
     ControlRecord,
+    Count,
     JobRecord,
     Position,
     RunRecord,
     Status,
     StepRecord,
     Stored,
+    TotalKey,
 )
 from tracedjobs.errors import StoreError
 
@@ -38,17 +40,19 @@ __all__ = [
     "packed_position",
     "read_end_entry",
     "read_found",
+    "read_total_field",
     "to_micros",
+    "total_field",
 ]
 
 COMPACT: Final = 64
 """Bytes: the default of `hash-max-listpack-value`."""
 SPILLED: Final = "#"
 """Begins a field whose text is in a key of its own."""
-OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint")
+OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "entered")
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
-    | {"cursor", "items", "progressed_at", *OPEN}
+    | {"cursor", "items", "progressed_at", "meter", "counted", *OPEN}
 )
 HEAD: Final = (
     # The columns of the head's text, in this order. New ones are added at the end, so that a head
@@ -75,6 +79,10 @@ HEAD: Final = (
     "expires_at",
     "retention",
     "steps_expected",
+    "queue",
+    "run_started_at",
+    "lease_ttl",
+    "stall",
 )
 _VERSION: Final = HEAD.index("version")
 
@@ -108,7 +116,7 @@ class Packed:
 
 def packed(job: JobRecord) -> Packed:
     """The texts of a job's position."""
-    opened = (job.step, job.total, job.unit, job.step_started_at, job.fingerprint)
+    opened = tuple(getattr(job, column) for column in OPEN)
     return _packed(job.cursor, job.items, opened, job.progressed_at)
 
 
@@ -122,6 +130,7 @@ def packed_position(position: Position | None, progressed_at: float | None) -> P
         position.unit,
         position.started_at,
         position.fingerprint,
+        position.entered,
     )
     return _packed(position.cursor, position.items, opened, progressed_at)
 
@@ -188,7 +197,8 @@ def head_text(job: JobRecord, last_run: RunRecord | None) -> str:
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     """The job in a reply of `load`; `StoreError` for one that a newer tracedjobs wrote."""
-    (born, status, revision, token, wish, saved, cursor, opened), head, state, *rest = reply
+    fields, head, state, *rest = reply
+    born, status, revision, token, wish, saved, cursor, opened, meter, counted = fields
     spilled_open, spilled_cursor, *parts = rest
     columns, last_run = json.loads(head)
     version = columns[_VERSION]
@@ -203,7 +213,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     position: dict[str, Any] = {}
     if opened != "-":
         text = spilled_open if opened.startswith(SPILLED) else opened
-        position = dict(zip(OPEN, json.loads(text), strict=True))
+        position = dict(zip(OPEN, json.loads(text), strict=False))
     job = JobRecord(
         **dict(zip(HEAD, columns, strict=False)),
         **position,
@@ -218,6 +228,8 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         progressed_at=None if progressed == "-" else float(progressed),
         cursor=spilled_cursor if cursor == SPILLED else cursor,
         state=state,
+        meter=meter,
+        counted=int(counted or 0),
     )
     steps, runs, controls = parts or ((), (), ())
     return Found(
@@ -232,6 +244,18 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
             controls=tuple(ControlRecord(*json.loads(text)) for text in controls),
         ),
     )
+
+
+def total_field(count: Count) -> str:
+    """The field of the shard's totals that a count is added to."""
+    return _text(count.key)
+
+
+@lru_cache(maxsize=1 << 16)
+def read_total_field(field: str) -> TotalKey:
+    """The key of a field of totals."""
+    metric, job_name, queue, step, label = json.loads(field)
+    return metric, job_name, queue, step, label
 
 
 def _text(value: object) -> str:

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core.records import (
     Change,
+    Count,
     JobRecord,
     Save,
     Status,
     StepRecord,
     Stored,
+    Survey,
 )
 from tracedjobs.errors import StoreError
+from tracedjobs.stores.base import OTHER, STEP_NAMES
 from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.changing import (
     change_arguments,
@@ -37,10 +40,12 @@ from tracedjobs.stores.redis.packing import (
     read_end_entry,
     read_found,
     to_micros,
+    total_field,
 )
 from tracedjobs.stores.redis.script import Command, call
 from tracedjobs.stores.redis.servers import Servers
 from tracedjobs.stores.redis.settings import warn_of_settings
+from tracedjobs.stores.redis.surveying import surveyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +55,10 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 DEFAULT_TIMEOUT: Final = 5.0
+CLOCK_DRIFTS: Final = 3600.0
+"""Seconds after which this host's clocks may have gone another way than the server's."""
+MANY_NAMES: Final = 10_000
+"""Step names that a process remembers, those included that are not told apart."""
 GROUP: Final = 64
 """Saves in one script at most: no other client waits longer for the server."""
 Entry = tuple[int, str]
@@ -67,6 +76,7 @@ class RedisStore:
         self._servers: Servers | None = None
         self._closed = False
         self._checked = False
+        self._step_names: dict[tuple[str, str], str] = {}
 
     def __repr__(self) -> str:
         """Its address, without secrets."""
@@ -77,7 +87,7 @@ class RedisStore:
         """Read `redis://host:6379/0`, `rediss://` for TLS, `+sentinel` or `+cluster` in either."""
         return cls(Address.from_url(url, timeout=timeout))
 
-    def create(self, job: JobRecord) -> bool:
+    def create(self, job: JobRecord, counts: Sequence[Count] = ()) -> bool:
         """See `Store.create`."""
         shard = shard_of(job.id)
         columns = packed(job)
@@ -93,6 +103,7 @@ class RedisStore:
                 *self._keys.indexes(shard, job.status.value, job.name),
                 self._keys.leases(shard),
                 self._keys.ends(shard),
+                self._keys.totals(shard),
             ],
             [
                 *(job.id, head_text(job, None), job.status.value, job.revision),
@@ -100,6 +111,7 @@ class RedisStore:
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
                 *(columns.spilled_open, columns.spilled_cursor, keep, entry),
+                *(job.meter or "", job.counted or "", *self._added(counts)),
             ],
             writes=True,
         )
@@ -107,7 +119,7 @@ class RedisStore:
 
     def load(self, job_id: str) -> Stored | None:
         """See `Store.load`."""
-        (found,) = self._load([job_id])
+        (found,) = self.find([job_id])
         return None if found is None else found.stored
 
     def page(
@@ -119,11 +131,11 @@ class RedisStore:
             return []
         stored: list[Stored] = []
         while len(stored) < limit:
-            entries = self._entries(status, name, last, limit - len(stored))
+            entries = self.entries(status, name, last, limit - len(stored))
             if not entries:
                 break
             last = entries[-1]
-            found = self._load([job_id for _, job_id in entries])
+            found = self.find([job_id for _, job_id in entries])
             there = [
                 each.stored
                 for each, (born, _) in zip(found, entries, strict=True)
@@ -138,7 +150,7 @@ class RedisStore:
 
     def change(self, change: Change) -> bool:
         """See `Store.change`."""
-        (found,) = self._load([change.job_id], parts=bool(change.drop_steps))
+        (found,) = self.find([change.job_id], parts=bool(change.drop_steps))
         if found is None or found.stored.job.revision != change.revision:
             return False
         old = found.stored.job
@@ -147,7 +159,8 @@ class RedisStore:
         new = changed(old, change)
         if new.status is not old.status or "status" in change.columns:
             check_transition(old, new.status)
-        keys, args = change_arguments(self._keys, found, new, change)
+        added = self._added(change.counts)
+        keys, args = change_arguments(self._keys, found, new, change, added)
         shard = shard_of(old.id)
         made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
         if made and change.columns.get("status") is Status.COMPLETED:
@@ -196,15 +209,15 @@ class RedisStore:
         position: int,
         seq: int,
         state: str | None,
+        counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
         shard = shard_of(job_id)
         keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
+        keys += [self._keys.leases(shard), self._keys.totals(shard)]
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
-        done = self._call(
-            "complete_step", shard, [*keys, self._keys.leases(shard)], args, writes=True
-        )
-        return bool(done)
+        args += self._added(counts)
+        return bool(self._call("complete_step", shard, keys, args, writes=True))
 
     def lease_alive(self, job: JobRecord) -> bool:
         """See `Store.lease_alive`; asks the server for its time once a second at most."""
@@ -220,23 +233,53 @@ class RedisStore:
             for shard, now in ((each, self._micros(each)) for each in range(SHARDS))
         ]
         checks = []
-        for look, ids in zip(looks, self._answers(looks), strict=True):
+        for look, ids in zip(looks, self.answers(looks), strict=True):
             if ids:
                 hashes = [self._keys.part(job_id, "j") for job_id in ids]
                 keys = [self._keys.leases(look.shard), *hashes]
                 checks.append(call("expired", look.shard, keys, [*ids], writes=True))
         ended: list[Entry] = []
-        for reply in self._answers(checks):
+        for reply in self.answers(checks):
             ended += _pairs(reply)
         first = nsmallest(limit, ended)
-        found = self._load([job_id for _, job_id in first], parts=False)
+        found = self.find([job_id for _, job_id in first], parts=False)
         heads = [each.stored.job for each in found if each is not None]
         return [head for head in heads if head.status is Status.RUNNING]
 
     def steps_of_last_completed(self, name: str) -> int | None:
         """See `Store.steps_of_last_completed`."""
-        (count,) = self._answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
+        (count,) = self.answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
         return None if count is None else int(count)
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """See `Store.count`."""
+        groups: dict[int, list[Count]] = {}
+        for count in counts:
+            groups.setdefault(shard_of(count.job_name), []).append(count)
+        self.answers(
+            [
+                call("count", shard, [self._keys.totals(shard)], self._added(group), writes=True)
+                for shard, group in groups.items()
+            ]
+        )
+
+    def survey(self) -> Survey:
+        """See `Store.survey`: the totals of each shard and its running jobs in one script.
+
+        Which jobs are running is asked before: one that began since is seen the next time, and one
+        that ended since has its items in the totals already. `oldest_interrupted` is among the
+        thousand newest of those jobs.
+        """
+        return surveyed(self, self._keys)
+
+    def time(self) -> float:
+        """See `Store.time`: the server's, as of its last answer and what has passed since."""
+        now = self._connected().node(0).time(age=CLOCK_DRIFTS)
+        return self._time(0) if now is None else now
+
+    def heartbeat(self, job: JobRecord) -> float | None:
+        """See `Store.heartbeat`."""
+        return None if job.lease_ttl is None else job.lease_until - job.lease_ttl
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""
@@ -249,7 +292,7 @@ class RedisStore:
         ]
         purges = []
         left = limit
-        for look, entries in zip(looks, self._answers(looks), strict=True):
+        for look, entries in zip(looks, self.answers(looks), strict=True):
             keys = [self._keys.ends(look.shard)]
             args: list[str | int] = []
             for entry in entries[:left]:
@@ -259,7 +302,7 @@ class RedisStore:
             left -= len(entries[:left])
             if args:
                 purges.append(call("purge", look.shard, keys, args, writes=True))
-        return sum(int(each) for each in self._answers(purges))
+        return sum(int(each) for each in self.answers(purges))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -287,7 +330,8 @@ class RedisStore:
             servers = self._servers = Servers(self._address)
         return servers
 
-    def _answers(self, commands: Sequence[Command]) -> list[Any]:
+    def answers(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers of the servers; raises where one is an error."""
         replies = self._run(commands)
         for reply in replies:
             if isinstance(reply, StoreError):
@@ -297,7 +341,7 @@ class RedisStore:
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
-        (reply,) = self._answers([call(name, shard, keys, args, writes=writes)])
+        (reply,) = self.answers([call(name, shard, keys, args, writes=writes)])
         return reply
 
     def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
@@ -310,12 +354,14 @@ class RedisStore:
             spills = {"o": texts.spilled_open, "x": texts.spilled_cursor, "z": save.state}
             spilled = {part: text for part, text in spills.items() if text}
             keys += [self._keys.at(shard, f"{part}:{save.job_id}") for part in spilled]
-            args += (save.token, save.seq, texts.tail, texts.cursor, texts.open, "".join(spilled))
+            args += (save.token, save.seq, texts.tail, texts.cursor, texts.open)
+            args += ("".join(spilled), save.meter or "")
             args += spilled.values()
         return call("save", shard, keys, args, writes=True)
 
-    def _load(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
-        replies = self._answers(
+    def find(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
+        """Those jobs, with or without their steps, runs and controls."""
+        replies = self.answers(
             [
                 call("load", shard_of(job_id), self._keys.job(job_id), ["all" if parts else "head"])
                 for job_id in ids
@@ -332,15 +378,39 @@ class RedisStore:
         # An estimate for who looks at the next job, beside the change: it may be missed.
         self._run([Command(shard_of(name), ("HSET", self._keys.counts(name), name, steps))])
 
+    def _added(self, counts: Sequence[Count]) -> list[str | int]:
+        """Fields of totals and what is added to each, with few step names."""
+        steps = {(count.job_name, count.step) for count in counts if count.step}
+        new = [each for each in steps if each not in self._step_names]
+        asked = [
+            call(
+                "admit",
+                shard_of(job_name),
+                [self._keys.step_names(job_name)],
+                [step, STEP_NAMES],
+                writes=True,
+            )
+            for job_name, step in new
+        ]
+        for each, admitted in zip(new, self.answers(asked) if asked else (), strict=True):
+            if len(self._step_names) >= MANY_NAMES:
+                self._step_names.clear()
+            self._step_names[each] = each[1] if admitted else OTHER
+        added: list[str | int] = []
+        for count in counts:
+            step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
+            added += [total_field(count._replace(step=step)), repr(count.amount)]
+        return added
+
     # -- indexes ---
 
     def _entry_of(self, job_id: str) -> Entry | None:
-        (born,) = self._answers(
+        (born,) = self.answers(
             [Command(shard_of(job_id), ("HGET", self._keys.part(job_id, "j"), "b"))]
         )
         return None if born is None else (int(born), job_id)
 
-    def _entries(
+    def entries(
         self,
         status: Status | None,
         name: str | None,
@@ -365,7 +435,7 @@ class RedisStore:
                 )
                 for shard in shards
             ]
-            for command, reply in zip(asked, self._answers(asked), strict=True):
+            for command, reply in zip(asked, self.answers(asked), strict=True):
                 behind = (each for each in _pairs(reply) if last is None or each < last)
                 entries[command.shard] = nlargest(size, behind)
             found = nlargest(limit, (entry for part in entries.values() for entry in part))
@@ -384,7 +454,7 @@ class RedisStore:
         node = self._connected().node(shard)
         now = node.time()
         if now is None:
-            (answer,) = self._answers([Command(shard, ("TIME",))])
+            (answer,) = self.answers([Command(shard, ("TIME",))])
             now = int(answer[0]) + int(answer[1]) / 1e6
             node.note_time(round(now * 1e6))
         return now

@@ -38,9 +38,16 @@ CREATE TABLE jobs (
     unit TEXT,
     step_started_at REAL,
     fingerprint TEXT,
+    entered TEXT,
     progressed_at REAL,
     state TEXT,
-    saved_seq INTEGER NOT NULL
+    saved_seq INTEGER NOT NULL,
+    meter TEXT,
+    counted INTEGER NOT NULL,
+    queue TEXT,
+    run_started_at REAL,
+    lease_ttl REAL,
+    stall TEXT
 );
 
 CREATE INDEX jobs_by_status ON jobs (status, seq);
@@ -59,6 +66,7 @@ CREATE TABLE steps (
     started_at REAL NOT NULL,
     ended_at REAL NOT NULL,
     run INTEGER NOT NULL,
+    entered TEXT,
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
 
@@ -88,4 +96,22 @@ CREATE TABLE controls (
 CREATE TABLE names (
     name TEXT PRIMARY KEY,
     steps INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- What happened so far, of all jobs, kept as long as the file: see tracedjobs._core.counting.
+CREATE TABLE totals (
+    metric TEXT NOT NULL,
+    job_name TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    step TEXT NOT NULL,
+    label TEXT NOT NULL,
+    value REAL NOT NULL,
+    PRIMARY KEY (metric, job_name, queue, step, label)
+) WITHOUT ROWID;
+
+-- The step names that are told apart in totals.
+CREATE TABLE step_names (
+    job_name TEXT NOT NULL,
+    step TEXT NOT NULL,
+    PRIMARY KEY (job_name, step)
 ) WITHOUT ROWID;

@@ -1,5 +1,6 @@
--- Records that a step is done, with the state after it.
--- KEYS: hash, steps, state, leases      ARGV: id, token, position, step, seq, state
+-- Records that a step is done, with the state after it; no step is open then.
+-- KEYS: hash, steps, state, leases, totals
+-- ARGV: id, token, position, step, seq, state, then fields of totals and what is added to each
 -- Where steps before it are missing, the server has lost its newest writes: the run is fenced off,
 -- and its lease ended, so that the job is resumed from what is left.
 local job = redis.call('HMGET', KEYS[1], 't', 'l', 's')
@@ -17,11 +18,16 @@ if position > done then
 end
 if position == done then
   redis.call('RPUSH', KEYS[2], ARGV[4])
+  for at = 7, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[5], ARGV[at], ARGV[at + 1]) end
 else
   redis.call('LSET', KEYS[2], position, ARGV[4])
 end
-if ARGV[6] ~= '' then
-  redis.call('SET', KEYS[3], ARGV[6])
-  redis.call('HSET', KEYS[1], 'l', ARGV[5] .. ' ' .. lease .. ' ' .. tail)
+if tonumber(string.match(job[2], '^%S+')) >= tonumber(ARGV[5]) then
+  return 1 -- it comes late, after its own repetition: the run has gone on since
 end
+if ARGV[6] ~= '' then redis.call('SET', KEYS[3], ARGV[6]) end
+local progressed = string.match(tail, '%S+$')
+redis.call('HSET', KEYS[1], 'l', ARGV[5] .. ' ' .. lease .. ' 0 ' .. progressed,
+  'c', 'null', 'o', '-')
+redis.call('HDEL', KEYS[1], 'm', 'n')
 return 1

@@ -1,7 +1,9 @@
 -- Adds a job, unless one of that id is there.
--- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status, by name, leases, ends
+-- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status, by name, leases, ends,
+--       totals
 -- ARGV: id, head, status, revision, token, wish, seq, lease until µs, tail, cursor, open,
---       state, spilled open, spilled cursor, milliseconds to keep it ('' for ever), entry of its end
+--       state, spilled open, spilled cursor, milliseconds to keep it ('' for ever), entry of its end,
+--       meter, counted items, then fields of totals and what is added to each
 -- The first write is one that a full server refuses: then nothing is written at all.
 local id = ARGV[1]
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 2 then
@@ -29,4 +31,7 @@ if ARGV[15] ~= '' then
   redis.call('ZADD', KEYS[12], ends, born .. ' ' .. ARGV[16])
   for at = 1, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
 end
+if ARGV[17] ~= '' then redis.call('HSET', KEYS[1], 'm', ARGV[17]) end
+if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'n', ARGV[18]) end
+for at = 19, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[13], ARGV[at], ARGV[at + 1]) end
 return 1

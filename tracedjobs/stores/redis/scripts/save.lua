@@ -1,8 +1,8 @@
 -- Saves the positions of some runs of one shard and renews their leases, each behind its own fence.
 -- KEYS: leases, then of each job its hash, and the keys of what it spills
 -- ARGV: lease in µs, length of a hash's key before the id, then of each job token, seq, items and
---       progress, cursor, open step, and which texts follow for keys of their own: of 'o' the open
---       step, 'x' the cursor, 'z' the state
+--       progress, cursor, open step, which texts follow for keys of their own (of 'o' the open
+--       step, 'x' the cursor, 'z' the state), and the meter ('' where it has not changed)
 -- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
 -- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
 -- This is the hot path: the entry in the index of leases moves only when the lease comes into
@@ -31,6 +31,7 @@ while key <= #KEYS do
       else
         redis.call('HSET', hash, 'l', saved, 'c', ARGV[at + 3], 'o', ARGV[at + 4])
       end
+      if ARGV[at + 6] ~= '' then redis.call('HSET', hash, 'm', ARGV[at + 6]) end
       if math.floor(lease * 3 / ttl) ~= third then
         redis.call('ZADD', KEYS[1], ends, string.sub(hash, ARGV[2] + 1))
       end
@@ -40,9 +41,9 @@ while key <= #KEYS do
     end
   end
   key = key + 1
-  at = at + 6
+  at = at + 7
   for part = 1, #spills do
-    if saves and not (string.sub(spills, part, part) == 'o' and job[3] == ARGV[at - 2]) then
+    if saves and not (string.sub(spills, part, part) == 'o' and job[3] == ARGV[at - 3]) then
       redis.call('SET', KEYS[key], ARGV[at])
     end
     key = key + 1

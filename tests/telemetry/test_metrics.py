@@ -1,0 +1,269 @@
+"""What the collector says of jobs: the truth, at every moment, and after a kill too."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as as_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processes import PERFORM, PRELUDE, Children, count, until
+from tracedjobs import Context, Runtime, job
+from tracedjobs.errors import JobRunningError, StoreUnavailableError
+from tracedjobs.telemetry import collector
+from tracedjobs.telemetry.store_collector import StoreCollector
+from tracedjobs.testing import interrupt_after, interrupt_during
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+
+
+@job(name="metrics:walk", resume_delay=0)
+def walk(ctx: Context, items: int, fails: bool) -> None:  # noqa: FBT001 - a job's argument
+    ctx.step("first", lambda: 1)
+    for _ in ctx.each("rows", range(items), total=items):
+        pass
+    if fails:
+        msg = "as asked"
+        raise ValueError(msg)
+
+
+def scraped(runtime: Runtime, **options: int) -> Samples:
+    """What a scrape says now, by the name of each sample."""
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(runtime, age=0, **options))
+    found: Samples = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    wanted = labels.items()
+    name = f"tracedjobs_{name}"
+    return sum(number for has, number in samples.get(name, []) if wanted <= has.items())
+
+
+def test_an_empty_store_has_the_series_that_alerts_compare_with_0(runtime: Runtime) -> None:
+    samples = scraped(runtime)
+    assert samples["tracedjobs_jobs_stalled"] == [({"job_name": "", "queue": ""}, 0.0)]
+    assert samples["tracedjobs_jobs_lost"] == [({"job_name": "", "queue": ""}, 0.0)]
+    assert value(samples, "exporter_last_success_timestamp_seconds") == pytest.approx(
+        time.time(), abs=5
+    )
+
+
+def test_a_job_from_submission_to_its_end(runtime: Runtime) -> None:
+    job_id = runtime.submit(walk, 10, fails=False)
+    samples = scraped(runtime)
+    assert value(samples, "jobs_enqueued_total", job_name="metrics:walk") == 1
+    assert value(samples, "jobs", state="pending") == 1
+    runtime.perform(job_id, stopping=interrupt_during("rows", 4))
+    samples = scraped(runtime)
+    assert value(samples, "items_processed_total", step="rows") == 4
+    assert value(samples, "runs_total", outcome="interrupted") == 1
+    assert value(samples, "interruptions_total", reason="stopping") == 1
+    assert value(samples, "steps_total", step="rows", outcome="interrupted") == 1
+    assert value(samples, "jobs", state="interrupted") == 1
+    runtime.perform(job_id)
+    samples = scraped(runtime)
+    assert value(samples, "items_processed_total") == 10
+    assert value(samples, "items_redone_total") == 0
+    assert value(samples, "resumptions_total") == 1
+    assert value(samples, "runs_total", outcome="completed") == 1
+    assert value(samples, "jobs_finished_total", outcome="completed") == 1
+    assert value(samples, "steps_total", outcome="completed") == 2
+    assert value(samples, "queue_wait_seconds_count") == 1
+    assert value(samples, "resume_delay_seconds_count") == 1
+    assert value(samples, "run_duration_seconds_count") == 2
+    assert value(samples, "job_duration_seconds_count") == 1
+    assert (
+        value(samples, "stop_latency_seconds_count") == 0
+    )  # `stopping` is no request from outside
+    assert value(samples, "step_duration_seconds_bucket", step="rows", le="+Inf") == 1
+    assert value(samples, "jobs", state="completed") == 1
+
+
+def test_a_failure_is_one_and_an_interruption_is_none(runtime: Runtime) -> None:
+    failed = walk.name
+    job_id = runtime.submit(walk, 0, fails=True)
+    runtime.perform(job_id, stopping=interrupt_after("first"))
+    samples = scraped(runtime)
+    assert value(samples, "jobs_finished_total") == 0
+    assert value(samples, "runs_total", outcome="failed", job_name=failed) == 0
+    outcome = runtime.perform(job_id)  # it made progress before it raised: an interruption
+    assert outcome.reason == "error"
+    with pytest.raises(ValueError, match="as asked"):
+        runtime.perform(job_id)
+    samples = scraped(runtime)
+    assert value(samples, "runs_total", outcome="failed") == 1
+    assert value(samples, "interruptions_total", reason="error") == 1
+    assert value(samples, "jobs_finished_total", outcome="failed") == 1
+
+
+def test_a_job_that_never_ran_is_cancelled(runtime: Runtime) -> None:
+    runtime.cancel(runtime.submit(walk, 1, fails=False))
+    samples = scraped(runtime)
+    assert value(samples, "jobs_finished_total", outcome="cancelled") == 1
+    assert value(samples, "runs_total") == 0
+
+
+def test_reasons_of_applications_are_one_label(runtime: Runtime) -> None:
+    for number in range(5):
+        job_id = runtime.submit(walk, 3, fails=False)
+        runtime.perform(job_id, stopping=lambda ctx, number=number: f"reason {number}")
+    samples = scraped(runtime)
+    assert value(samples, "interruptions_total", reason="other") == 5
+    assert len(samples["tracedjobs_interruptions_total"]) == 1
+
+
+def test_a_running_job_has_series_of_its_own_and_its_items_count_at_once(
+    runtime: Runtime,
+) -> None:
+    seen: list[Samples] = []
+
+    @job(name="metrics:looks", deadline=0.001)
+    def looks(ctx: Context) -> None:
+        for item in ctx.each("rows", range(10), total=10):
+            if item == 5:
+                ctx.checkpoint()
+                until(lambda: runtime.get(ctx.id).items == 5, "the save")
+                seen.append(scraped(runtime))
+                with pytest.raises(JobRunningError):
+                    runtime.perform(ctx.id)
+
+    job_id = runtime.submit(looks)
+    runtime.perform(job_id)
+    (samples,) = seen
+    assert value(samples, "items_processed_total", step="rows") == 5
+    assert value(samples, "job_items_processed", job_id=job_id) == 5
+    assert value(samples, "job_items_expected", job_id=job_id) == 10
+    assert value(samples, "job_progress_ratio", job_id=job_id) == 0.5
+    assert value(samples, "job_stall_after_seconds", job_id=job_id) == 60
+    assert value(samples, "job_runs", job_id=job_id) == 1
+    for moment in ("job_heartbeat", "job_last_progress", "job_run_started", "job_step_started"):
+        at = value(samples, f"{moment}_timestamp_seconds", job_id=job_id)
+        assert at == pytest.approx(time.time(), abs=30), moment
+    assert value(samples, "jobs", state="running") == 1
+    assert value(samples, "workers", state="alive") == 1
+    assert value(samples, "deadline_missed") == 1
+    samples = scraped(runtime)
+    assert value(samples, "items_processed_total", step="rows") == 10
+    assert value(samples, "duplicates_refused_total") == 1
+    assert not samples.get("tracedjobs_job_runs")
+
+
+def test_more_running_jobs_than_are_shown_are_told_as_a_number(runtime: Runtime) -> None:
+    seen: list[Samples] = []
+
+    @job(name="metrics:nest")
+    def nest(ctx: Context, depth: int) -> None:
+        if depth:
+            runtime.perform(runtime.submit(nest, depth - 1))
+        else:
+            seen.append(scraped(runtime, most_jobs=2))
+
+    runtime.perform(runtime.submit(nest, 4))
+    assert len(seen[0]["tracedjobs_job_runs"]) == 2
+    assert value(seen[0], "exporter_jobs_omitted") == 3
+    assert value(seen[0], "jobs", state="running") == 5
+
+
+def test_a_store_that_is_away_shows_the_last_figures_and_their_age(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime.submit(walk, 1, fails=False)
+    shown = StoreCollector(runtime, age=0)
+    registry = CollectorRegistry()
+    registry.register(shown)
+    before = generate_latest(registry)
+    msg = "it is away"
+
+    def away() -> None:
+        raise StoreUnavailableError(msg)
+
+    monkeypatch.setattr(runtime.store, "survey", away)
+    assert generate_latest(registry) == before
+    assert "it is away" in caplog.text
+    assert shown.check() == msg
+
+
+def test_both_formats_have_what_every_metric_needs(runtime: Runtime) -> None:
+    runtime.perform(runtime.submit(walk, 3, fails=False))
+    registry = CollectorRegistry()
+    registry.register(collector(runtime))
+    text = as_openmetrics(registry).decode()  # type: ignore[no-untyped-call]  # prometheus-client's
+    assert text.endswith("# EOF\n")
+    assert 'tracedjobs_jobs_enqueued_total{job_name="metrics:walk",queue=""} 1.0' in text
+    assert "_created" not in text
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        assert family.documentation.endswith("."), family.name
+        for sample in family.samples:
+            assert not {"job", "instance"} & sample.labels.keys()
+
+
+KILLS = 8
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_or_counted_twice_or_goes_backwards_however_runs_end(
+    runtime: Runtime, store_url: str, children: Children, tmp_path: Path
+) -> None:
+    chance = random.Random(17)
+    items = 3000
+    ids = [runtime.submit(count, str(tmp_path / f"{n}.txt"), items, 0.001) for n in range(4)]
+    last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def look() -> Samples:
+        samples = scraped(runtime)
+        for name, found in samples.items():
+            for labels, number in found:
+                key = (name, tuple(labels.items()))
+                if name.endswith(("_total", "_count", "_bucket")):
+                    assert number >= last.get(key, 0), f"{key} went backwards"
+                    last[key] = number
+        return samples
+
+    kills = 0
+    while any(runtime.get(job_id).status != "completed" for job_id in ids):
+        job_id = chance.choice([each for each in ids if runtime.get(each).status != "completed"])
+        run = runtime.get(job_id).run
+        child = children.start(PRELUDE + PERFORM, store_url, job_id)
+        child.says(f"run {run + 1}")
+        for _ in range(chance.randrange(6)):
+            look()
+            time.sleep(chance.random() / 20)
+        if kills < KILLS:
+            kills += 1
+            child.send(signal.SIGKILL if chance.random() < 0.7 else signal.SIGTERM)
+        child.process.wait()
+        look()
+    samples = look()
+    jobs = [runtime.get(job_id) for job_id in ids]
+    processed = value(samples, "items_processed_total")
+    redone = value(samples, "items_redone_total")
+    assert processed - redone == sum(each.items for each in jobs) == len(ids) * items
+    assert redone == sum(each.items_redone for each in jobs)
+    assert value(samples, "runs_total") == sum(each.run for each in jobs)
+    lost = [run for each in jobs for run in each.runs if run.outcome == "lost"]
+    assert value(samples, "runs_total", outcome="lost") == len(lost) > 0
+    assert value(samples, "jobs_finished_total", outcome="completed") == len(ids)
+    assert value(samples, "run_duration_seconds_count") == sum(each.run for each in jobs)
+
+
+@pytest.fixture
+def runtime(store_url: str, request: pytest.FixtureRequest) -> Iterator[Runtime]:
+    if store_url == "memory://" and "children" in request.fixturenames:
+        pytest.skip("it is private to its process")
+    with Runtime(store_url) as made:
+        yield made

@@ -1,0 +1,118 @@
+"""What the saver's thread makes of a run's positions: how fast it goes, and whether it hangs.
+
+It looks each time the run is saved, from outside the job, and so sees what hangs in a call. What
+holds the interpreter's lock, or stops the process, stops this too: then the lease ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from tracedjobs._core.clock import boot_time
+from tracedjobs._core.estimate import Estimator
+from tracedjobs._core.records import Change, Entered, Position, Save
+from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
+from tracedjobs.errors import TracedJobsError
+
+if TYPE_CHECKING:
+    from tracedjobs._core.run import Run
+
+__all__ = ["Watcher"]
+
+METER_EVERY: Final = 5.0
+"""Seconds between two saves of the estimate: a kill loses what came after the last."""
+
+
+class Watcher:
+    """Watches one run. Made in the job's own thread or task, used in the saver's thread."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._thread = threading.get_ident()
+        self._task = _current_task() if run.is_async else None
+        self._estimator = Estimator.from_text(run.record.meter)
+        self._step = run.record.step
+        self._metered_at = boot_time()
+        self._moved_at = boot_time()
+        self._last: Position | None = None
+        self._stall: Stall | None = None
+        self.time_left: float | None = None
+        """Seconds that the open step has left as of the last look, if that can be told."""
+
+    def look(self, save: Save) -> str | None:
+        """Look at a position that is to be saved; the text of the estimate when that is due."""
+        now, position = boot_time(), save.position
+        if position != self._last:
+            self._last = position
+            self._moved_at = now
+            if self._stall is not None:
+                self._end_stall()
+        if position is None:
+            self.time_left = None
+            return None
+        if position.step != self._step:
+            self._step = position.step
+            self._estimator = Estimator()
+        self._estimator.feed(position.done, now)
+        entered = Entered.read(position.entered)
+        if (
+            self._stall is None
+            and entered is not None
+            and is_stalled(progressed_age=now - self._moved_at, stall_after=entered.stall_after)
+        ):
+            self._begin_stall(position)
+        stalled = self._stall is not None
+        self.time_left = (
+            None if stalled else self._estimator.time_left(position.done, position.total)
+        )
+        if now - self._metered_at < METER_EVERY:
+            return None
+        self._metered_at = now
+        return self._estimator.text()
+
+    def _begin_stall(self, position: Position) -> None:
+        run = self._run
+        stack = stack_of_thread(self._thread) if self._task is None else stack_of_task(self._task)
+        self._stall = Stall(run.store.time(), position.step, position.cursor, tuple(stack))
+        self._keep(self._stall.text())
+        run.emit(
+            "job_stalled",
+            step=position.step,
+            cursor=position.cursor,
+            items=position.items,
+            total=position.total,
+            duration_s=boot_time() - self._moved_at,
+            stack=list(stack),
+        )
+
+    def _end_stall(self) -> None:
+        stall, self._stall = self._stall, None
+        if stall is not None:
+            seconds = self._run.store.time() - stall.at
+            self._run.emit("job_stall_ended", step=stall.step, duration_s=seconds)
+
+    def _keep(self, text: str) -> None:
+        # With the job, for whoever looks at it later: its next run clears it.
+        run = self._run
+        try:
+            for _ in range(3):  # an operator may change the job at the same time
+                stored = run.store.load(run.record.id)
+                if stored is None or stored.job.token != run.token:
+                    return
+                change = Change(
+                    run.record.id, stored.job.revision, {"stall": text}, if_token=run.token
+                )
+                if run.store.change(change):
+                    return
+        except TracedJobsError:
+            return  # the event tells of it all the same
+
+
+def _current_task() -> Any:
+    asyncio = sys.modules.get("asyncio")  # who awaits a job with it has it
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except RuntimeError:  # driven by other means than a task
+        return None

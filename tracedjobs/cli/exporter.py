@@ -1,0 +1,75 @@
+"""`tracedjobs exporter`: serve a store's metrics to Prometheus."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import threading
+
+import click
+
+from tracedjobs._core.runtime import Runtime
+from tracedjobs.cli.options import Refused, store_option
+from tracedjobs.cli.screen import console
+
+__all__ = ["exporter"]
+
+
+@click.command(short_help="Serve metrics to Prometheus.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9464,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="How many running jobs have series of their own.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Speak HTTPS, with this certificate (PEM).",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Its key, where that is in a file of its own.",
+)
+@store_option
+def exporter(
+    *, host: str, port: int, jobs: int, tls_cert: str | None, tls_key: str | None, store: str
+) -> None:
+    """Serve /metrics and /healthz, until Ctrl-C or SIGTERM.
+
+    All workers' figures come from the store: one exporter is enough for all of them, and goes on
+    when they die.
+    """
+    from tracedjobs.telemetry.exporter import Exporter  # noqa: PLC0415 - slow, for this command
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if tls_key is not None and tls_cert is None:
+        msg = "--tls-key is of no use without --tls-cert."
+        raise click.UsageError(msg)
+    with Runtime(store) as runtime:
+        try:
+            server = Exporter(
+                runtime, host=host, port=port, most_jobs=jobs, certificate=tls_cert, key=tls_key
+            )
+        except ssl.SSLError as error:
+            msg = f"The certificate in {tls_cert} cannot be used: {error.reason or error}."
+            raise Refused(msg) from error
+        except OSError as error:
+            msg = f"It cannot listen on {host}, port {port}: {error.strerror or error}."
+            raise Refused(msg) from error
+        with server:
+            words = f"Metrics of {runtime.store.url}: {server.address}/metrics  (Ctrl-C ends it)"
+            console().print(words, soft_wrap=True, markup=False, highlight=False)
+            stop.wait()

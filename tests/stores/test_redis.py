@@ -16,7 +16,15 @@ from tests.stores.redis_proxies import certificates, running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
 from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.clock import wall_time
-from tracedjobs._core.records import ALLOWED, Change, ControlRecord, JobRecord, Position, Status
+from tracedjobs._core.records import (
+    ALLOWED,
+    Change,
+    ControlRecord,
+    Count,
+    JobRecord,
+    Position,
+    Status,
+)
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores import Store, open_store
 from tracedjobs.stores.redis import RedisStore
@@ -120,10 +128,15 @@ def test_a_password_opens_the_door_and_is_never_shown(caplog: pytest.LogCaptureF
 
 ACL = (
     "resetchannels -@all +evalsha +script|load +hello +auth +select +config|get "
-    "+time +hget +hset +hdel +hmget +get +set +del +exists +rpush +lset +lrange +llen +zadd +zrem "
-    "+zscore +zrangebyscore +zrevrangebyscore +pexpire +pexpireat +persist +pttl"
+    "+time +hget +hset +hdel +hmget +hgetall +hincrbyfloat +get +set +del +exists "
+    "+rpush +lset +lrange +llen +sadd +sismember +scard "
+    "+zadd +zrem +zscore +zcard +zrange +zrangebyscore +zrevrangebyscore "
+    "+pexpire +pexpireat +persist +pttl"
 )
 """The commands that the documentation lists."""
+
+
+COUNTED = [("jobs_enqueued", ""), ("steps", "one")]
 
 
 def test_the_documented_permissions_are_enough_and_less_is_told(prefix: str) -> None:
@@ -135,8 +148,17 @@ def test_the_documented_permissions_are_enough_and_less_is_told(prefix: str) -> 
         url = f"redis://worker:secret@127.0.0.1:{server.port}?prefix={prefix}"
         store = open_store(url)
         head = running(store)
-        assert store.complete_step("a", TOKEN, a_step(), position=0, seq=1, state='{"k": 1}')
+        counts = [
+            Count("jobs_enqueued", "job", "", "", "", 1),
+            Count("steps", "job", "", "one", "", 1),
+        ]
+        assert store.complete_step(
+            "a", TOKEN, a_step(), position=0, seq=1, state='{"k": 1}', counts=counts
+        )
         assert store.save([a_save(2)]) == {"a": (TOKEN, None)}
+        survey = store.survey()
+        assert len(survey.totals) == 2
+        assert survey.jobs == {("job", "", "running"): 1}
         assert [each.job.id for each in store.page(status=None, name=None, before=None, limit=9)]
         assert store.lease_alive(head)
         assert store.expired(limit=9) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +17,12 @@ from tests.processes import PERFORM, PRELUDE, Children, count, until
 from tracedjobs import Context, Runtime, job
 from tracedjobs.errors import JobRunningError, StoreUnavailableError
 from tracedjobs.telemetry import collector
+from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 from tracedjobs.telemetry.store_collector import StoreCollector
 from tracedjobs.testing import interrupt_after, interrupt_during
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
@@ -267,3 +268,12 @@ def runtime(store_url: str, request: pytest.FixtureRequest) -> Iterator[Runtime]
         pytest.skip("it is private to its process")
     with Runtime(store_url) as made:
         yield made
+
+
+def test_the_page_lists_every_metric_with_its_labels() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    suffixes = [(COUNTERS, "_total"), (HISTOGRAMS, "_seconds"), (GAUGES, ""), (OF_EACH_JOB, "")]
+    for table, suffix in suffixes:
+        for name, metric in table.items():
+            labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
+            assert f"| `{PREFIX}{name}{suffix}` | {labels} | {metric.help} |" in page

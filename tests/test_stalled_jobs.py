@@ -186,3 +186,26 @@ def test_a_process_that_is_stopped_or_killed_is_lost_and_not_stalled(
         until(lambda: runtime.get(job_id).lost, "the lease's end")
         assert not runtime.get(job_id).stalled
         child.send(signal.SIGKILL)
+
+
+def test_a_running_step_tells_how_long_it_has_left_and_a_later_run_goes_on_from_that(
+    runtime: Runtime,
+) -> None:
+    told: list[float] = []
+
+    @job(name="stalled:estimated")
+    def estimated(ctx: Context) -> None:
+        for _ in ctx.each("rows", range(1000), total=1000):
+            time.sleep(0.02)
+            left = runtime.get(ctx.id).time_left
+            if left is not None:
+                told.append(left.total_seconds())
+                ctx.interrupt("enough")
+
+    job_id = runtime.submit(estimated)
+    assert runtime.perform(job_id).reason == "enough"
+    assert 5 < told[0] < 60
+    assert runtime.get(job_id).time_left is None  # of what does not run nothing can be told
+    runtime.perform(job_id)
+    assert 5 < told[1] < 60
+    assert runtime.get(job_id).items < 400  # it did not begin to measure anew

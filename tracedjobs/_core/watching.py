@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watcher"]
 
-METER_EVERY: Final = 5.0
+METER_EVERY: Final = 2.0
 """Seconds between two saves of the estimate: a kill loses what came after the last."""
 
 

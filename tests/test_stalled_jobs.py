@@ -188,6 +188,37 @@ def test_a_process_that_is_stopped_or_killed_is_lost_and_not_stalled(
         child.send(signal.SIGKILL)
 
 
+HOLDS = """
+import re
+
+@job(name="stalled:holds", stall_after=0.2)
+def holds(ctx: Context) -> None:
+    for item in ctx.each("rows", range(10)):
+        if item == 3:
+            say("holding")
+            re.match("(a+)+b", "a" * 40)  # for hours, and nobody else gets the interpreter
+"""
+
+
+def test_a_process_that_holds_the_interpreters_lock_is_lost_and_not_stalled(
+    store_url: str, children: Children
+) -> None:
+    if store_url == "memory://":
+        pytest.skip("it is private to its process")
+
+    @job(name="stalled:holds")
+    def holds(ctx: Context) -> None:
+        """As the child has it."""
+
+    with Runtime(store_url) as runtime:
+        job_id = runtime.submit(holds)
+        child = children.start(HOLDS + PERFORM, store_url, job_id, 1.0)
+        child.says("holding")
+        until(lambda: runtime.get(job_id).lost, "the lease's end")
+        assert not runtime.get(job_id).stalled
+        child.send(signal.SIGKILL)
+
+
 def test_a_running_step_tells_how_long_it_has_left_and_a_later_run_goes_on_from_that(
     runtime: Runtime,
 ) -> None:

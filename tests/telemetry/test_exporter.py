@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -176,3 +178,48 @@ def test_promtool_finds_nothing_to_complain_of(runtime: Runtime) -> None:
         [promtool, "check", "metrics"], input=text, text=True, capture_output=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_real_prometheus_scrapes_it_and_answers_queries(runtime: Runtime, tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("prometheus is not installed")
+    for _ in range(3):
+        runtime.perform(runtime.submit(exported))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Exporter(runtime, port=0) as exporter:
+        target = exporter.address.removeprefix("http://")
+        (tmp_path / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s}\n"
+            "scrape_configs:\n"
+            "  - job_name: tracedjobs\n"
+            f"    static_configs: [{{targets: ['{target}']}}]\n"
+        )
+        words = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"]
+        listen = f"--web.listen-address=127.0.0.1:{port}"
+        with (tmp_path / "prometheus.log").open("wb") as log:
+            server = subprocess.Popen(
+                [prometheus, *words, listen], cwd=tmp_path, stdout=log, stderr=log
+            )
+        try:
+
+            def asked(query: str) -> float | None:
+                words = urllib.parse.urlencode({"query": query})
+                try:
+                    answer = json.loads(got(f"http://127.0.0.1:{port}/api/v1/query?{words}"))
+                except OSError:
+                    return None  # it is starting
+                found = answer["data"]["result"]
+                return float(found[0]["value"][1]) if found else None
+
+            until(lambda: asked("tracedjobs_items_processed_total"), "a scrape")
+            assert asked("sum(tracedjobs_items_processed_total{step='rows'})") == 9
+            assert asked("sum(tracedjobs_jobs{state='completed'})") == 3
+            assert asked("max by (job_name, queue) (tracedjobs_jobs_lost)") == 0
+            assert asked("count({job='tracedjobs', exported_job!=''})") is None
+            quantile = "histogram_quantile(0.5, tracedjobs_run_duration_seconds_bucket)"
+            assert 0 < (asked(quantile) or 0) < 60
+        finally:
+            server.terminate()
+            server.wait(30)

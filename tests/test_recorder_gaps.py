@@ -45,7 +45,12 @@ LEASE: Final = 0.5
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Iterator[Path]:
-    with own_run_directory(tmp_path / "run") as directory:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        own_run_directory(tmp_path / "run") as directory,
+    ):
+        # Without what runs of other tests have left, whose store was away at their end.
+        patch.setattr(flight_recorder, "_kept", {})
         yield directory
 
 

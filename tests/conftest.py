@@ -9,6 +9,7 @@ import pytest
 
 from tests.both_ways import Flavour, Lab
 from tests.processes import Children
+from tests.run_directories import own_run_directory
 from tests.stores.redis_servers import RedisCluster, RedisServer, running_cluster, running_redis
 from tracedjobs import Runtime, events
 
@@ -88,6 +89,13 @@ def runtime(store_url: str) -> Iterator[Runtime]:
 def lab(request: pytest.FixtureRequest, runtime: Runtime) -> Lab:
     """Runs jobs on `runtime`, those of either kind in turn."""
     return Lab(runtime, cast("Flavour", request.param))
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    """A run directory of the test's own, in which this process has no file yet."""
+    with own_run_directory(tmp_path / "run") as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def own_run_directory(directory: Path) -> Iterator[Path]:
         patch.setattr(owner, "_warned", False)
         patch.setattr(flight_recorder, "_file", None)
         patch.setattr(flight_recorder, "_off", None)
+        patch.setattr(flight_recorder, "_kept", {})
         yield directory
         if owner._held is not None:
             os.close(owner._held[1])

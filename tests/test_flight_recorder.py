@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.processes import PATIENCE, PERFORM, PRELUDE, ROOT, Children, count, counted, until
-from tests.run_directories import own_run_directory
 from tracedjobs import AsyncContext, Context, Runtime, job
 from tracedjobs._core import flight_recorder, owner
 from tracedjobs._core.flight_recorder import CELL, SEGMENT, take_cell
@@ -35,12 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarn
 MANY: Final = 1000
 SLACK: Final = 0.5
 """Seconds that a save, and whoever else is on the machine, may take."""
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    with own_run_directory(tmp_path / "run") as directory:
-        yield directory
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 
 from tests.processes import PATIENCE, Children, until
 from tests.processes import count as counting
-from tests.run_directories import own_run_directory
 from tracedjobs import Context, Runtime, Status, Step, job
 from tracedjobs._core import flight_recorder, owner, takeover
 from tracedjobs._core.clock import boot_time
@@ -41,17 +40,6 @@ SIZE: Final = 12
 AT: Final = 7
 LONG: Final = "a step of many words, " * 30
 LEASE: Final = 0.5
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        own_run_directory(tmp_path / "run") as directory,
-    ):
-        # Without what runs of other tests have left, whose store was away at their end.
-        patch.setattr(flight_recorder, "_kept", {})
-        yield directory
 
 
 @pytest.fixture

@@ -143,12 +143,6 @@ def loaded(runtime: Runtime, job_id: str) -> Stored:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[Path]:
-    with own_run_directory(tmp_path / "run") as directory:
-        yield directory
-
-
-@pytest.fixture
 def runtime(tmp_path: Path, run_dir: Path) -> Iterator[Runtime]:
     with Runtime(f"sqlite:///{tmp_path}/jobs.db") as made:
         yield made

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
 from tracedjobs._core import counting, values
-from tracedjobs._core.lease import count_lost, last_sign_of_life, looked_at
+from tracedjobs._core.lease import close_lost, looked_at
 from tracedjobs._core.records import (
     FINISHED,
     Change,
@@ -251,11 +251,11 @@ def _apply(
             return {}
         now = store.time()
         ends_run = lost and "status" in columns
-        tally = counting.Tally(head)
+        tally, closed = counting.Tally(head), None
         if ends_run:
             taken = takeover(stored)
             columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
-            count_lost(tally, store, stored)
+            closed = close_lost(tally, store, stored)
             counting.items(tally, head, taken.position, taken.redone)
         if columns.get("status") is Status.CANCELLED:
             counting.finished(tally, head, Status.CANCELLED, now)
@@ -264,9 +264,7 @@ def _apply(
             revision=head.revision,
             columns=columns,
             if_lease_until=head.lease_until if lost else None,
-            close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored))
-            if ends_run
-            else None,
+            close_run=closed,
             drop_steps=drop(),
             control=ControlRecord(now, action, by or _somebody(), detail),
             counts=tuple(tally),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUCKETS",
+    "OTHER",
     "Pending",
     "Tally",
     "ended",
@@ -28,12 +29,14 @@ __all__ = [
     "items",
     "lost",
     "reason_label",
-    "resumed",
     "started",
     "step_completed",
     "submitted",
     "uncounted",
 ]
+
+OTHER: Final = "other"
+"""What stands for the step names and reasons that are not told apart."""
 
 _WAITS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 _WORK: Final = (0.1, 1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
@@ -69,7 +72,7 @@ REASONS: Final = frozenset(
 
 def reason_label(reason: str | None) -> str:
     """The label of a reason."""
-    return reason if reason in REASONS else "other"
+    return reason if reason in REASONS else OTHER
 
 
 def uncounted(head: JobRecord) -> int:
@@ -152,11 +155,6 @@ def started(head: JobRecord, now: float) -> Tally:
     elif head.resume_at is not None:
         tally.observe("resume_delay", now - head.resume_at)
     return tally
-
-
-def resumed(tally: Tally) -> Tally:
-    """The run that begins goes on from where another one stopped."""
-    return tally.add("resumptions")
 
 
 def lost(tally: Tally, ended_at: float, started_at: float | None, step: str | None) -> Tally:

@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Taken",
-    "count_lost",
+    "close_lost",
     "is_lost",
-    "last_sign_of_life",
     "limit_error",
     "loaded",
     "looked_at",
@@ -226,8 +225,7 @@ def _start(
     tally = counting.started(head, now)
     if counts:
         tally.add("resumptions")
-    if lost:
-        count_lost(tally, store, stored)
+    closed = close_lost(tally, store, stored) if lost else None
     counting.items(tally, head, goes_on.position, goes_on.redone)
     return Change(
         job_id=head.id,
@@ -255,12 +253,12 @@ def _start(
         # A lost run may renew, late, until the last moment: then it is not lost.
         if_lease_until=head.lease_until if lost else None,
         open_run=RunRecord(head.run + 1, worker, now, resumed),
-        close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored)) if lost else None,
+        close_run=closed,
         counts=tuple(tally),
     )
 
 
-def last_sign_of_life(store: Store, stored: Stored) -> float:
+def _last_sign_of_life(store: Store, stored: Stored) -> float:
     """When a lost run was last known to live, on the store's clock."""
     head = stored.job
     signs = [step.ended_at for step in stored.steps if step.run == head.run]
@@ -269,15 +267,17 @@ def last_sign_of_life(store: Store, stored: Stored) -> float:
     return min(max(signs, default=head.submitted_at), store.time())
 
 
-def count_lost(tally: counting.Tally, store: Store, stored: Stored) -> None:
-    """Count the end of a run that was found lost."""
+def close_lost(tally: counting.Tally, store: Store, stored: Stored) -> tuple[int, str, str, float]:
+    """Count the end of a run that was found lost; how it is closed, see `Change.close_run`."""
     position = stored.open_position
+    ended_at = _last_sign_of_life(store, stored)
     counting.lost(
         tally,
-        last_sign_of_life(store, stored),
+        ended_at,
         stored.runs[-1].started_at if stored.runs else None,
         None if position is None else position.step,
     )
+    return stored.job.run, "lost", "lost", ended_at
 
 
 def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
@@ -299,8 +299,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
     error = limit_error(job)
     now = store.time()
     tally = counting.Tally(head)
-    if lost:
-        count_lost(tally, store, stored)
+    closed = close_lost(tally, store, stored) if lost else None
     counting.items(tally, head, taken.position, taken.redone)
     counting.finished(tally, head, Status.FAILED, now)
     change = Change(
@@ -316,7 +315,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
             "expires_at": expiry(now, job.options.retention),
         },
         if_lease_until=head.lease_until if lost else None,
-        close_run=(head.run, "lost", "lost", last_sign_of_life(store, stored)) if lost else None,
+        close_run=closed,
         counts=tuple(tally),
     )
     if (yield Ask(lambda: store.change(change))):

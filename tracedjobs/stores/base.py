@@ -23,9 +23,8 @@ if TYPE_CHECKING:
         Survey,
     )
 
-__all__ = ["OTHER", "STEP_NAMES", "Saved", "Store"]
+__all__ = ["STEP_NAMES", "Saved", "Store"]
 
-OTHER: Final = "other"
 STEP_NAMES: Final = 100
 
 Saved = tuple[str | None, str | None] | StoreError
@@ -46,7 +45,7 @@ class Store(Protocol):
 
     Counts are added to the totals in the write that they come with, all of it or nothing. Of each
     job name the first `STEP_NAMES` step names are told apart there, and the others counted as
-    `OTHER` together: so the totals are bounded, whatever jobs call their steps.
+    `counting.OTHER` together: so the totals are bounded, whatever jobs call their steps.
     """
 
     url: str

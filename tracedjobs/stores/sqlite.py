@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracedjobs._core.clock import boot_id, boot_time, wall_time
+from tracedjobs._core.counting import OTHER
 from tracedjobs._core.records import (
     ALLOWED,
     CONTROL_COLUMNS,
@@ -36,7 +37,7 @@ from tracedjobs._core.records import (
     Survey,
 )
 from tracedjobs.errors import InvalidTransitionError, StoreError
-from tracedjobs.stores.base import OTHER, STEP_NAMES
+from tracedjobs.stores.base import STEP_NAMES
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
 
 if TYPE_CHECKING:

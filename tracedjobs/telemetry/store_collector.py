@@ -19,8 +19,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from tracedjobs._core.counting import BUCKETS, uncounted
-from tracedjobs._core.records import Entered, Living, Status, Survey
+from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
+from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs.errors import TracedJobsError
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
@@ -36,7 +36,6 @@ AGE: Final = 2.0
 """Seconds for which what was read is shown again."""
 MOST_JOBS: Final = 200
 STATES: Final = (*(status.value for status in Status), "lost", "stalled")
-OTHER: Final = "other"
 
 _log = logging.getLogger("tracedjobs")
 
@@ -60,6 +59,7 @@ class StoreCollector(Collector):
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._shown: list[Metric] = []
+        self._trouble: str | None = None
         self._told: set[str] = set()
 
     def describe(self) -> Iterable[Metric]:
@@ -74,24 +74,26 @@ class StoreCollector(Collector):
             return [*self._shown]
 
     def check(self) -> str | None:
-        """What is wrong with the store, in a sentence; `None` when it could be read just now."""
-        try:
-            self._runtime.store.survey()
-        except TracedJobsError as error:
-            return str(error)
-        return None
+        """What is wrong with the store, in a sentence; `None` when it could be read.
+
+        As of the last reading, at most two seconds ago: a probe costs no more than a scrape.
+        """
+        self.collect()
+        return self._trouble
 
     def _read(self) -> None:
         began = time.perf_counter()
         try:
             survey = self._runtime.store.survey()
+            self._trouble = None
         except TracedJobsError as error:
+            self._trouble = str(error)
             _log.warning("The metrics are as old as the last reading of the store: %s", error)
             return
         finally:
             self._read_at = time.monotonic()
         self._tell_of_folded(survey)
-        living = sorted((_Live.of(each) for each in survey.living), key=_Live.place)
+        living = sorted((_Live(each) for each in survey.living), key=_Live.place)
         shown = living[: self._most_jobs]
         families = [*_counters(survey, living), *_histograms(survey), *_gauges(survey, living)]
         families += _of_each(shown, survey.now)
@@ -129,10 +131,6 @@ class _Live:
         elif hangs(living.job, living.heartbeat):
             self.state = "stalled"
 
-    @classmethod
-    def of(cls, living: Living) -> _Live:
-        return cls(living)
-
     def place(self) -> tuple[int, float, str]:
         first = {"stalled": 0, "lost": 1}.get(self.state, 2)
         return first, -(self.job.started_at or 0.0), self.job.id
@@ -156,7 +154,7 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
 
 
 def _by_metric(
-    totals: Mapping[tuple[str, str, str, str, str], float],
+    totals: Mapping[TotalKey, float],
 ) -> dict[str, dict[Labels, float]]:
     """The totals of each counter by its labels."""
     found: dict[str, dict[Labels, float]] = {}

@@ -10,6 +10,7 @@ import os
 from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
+from tracedjobs._core.counting import OTHER
 from tracedjobs._core.records import (
     Change,
     Count,
@@ -21,7 +22,7 @@ from tracedjobs._core.records import (
     Survey,
 )
 from tracedjobs.errors import StoreError
-from tracedjobs.stores.base import OTHER, STEP_NAMES
+from tracedjobs.stores.base import STEP_NAMES
 from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.changing import (
     change_arguments,

@@ -15,6 +15,7 @@ from tracedjobs._core.records import (
     Change,
     JobRecord,
     Position,
+    RunEnd,
     RunRecord,
     StepRecord,
     position_columns,
@@ -74,7 +75,7 @@ def put(runtime: Runtime, standing: str) -> str:
     if status is not Status.RUNNING:
         ends = {"status": status, "token": None, "reason": "before"}
         assert runtime.store.change(
-            Change(standing, 2, ends, close_run=(1, status.value, None, 3.0))
+            Change(standing, 2, ends, close_run=RunEnd(1, status.value, None, 3.0))
         )
     return standing
 

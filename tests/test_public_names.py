@@ -55,7 +55,8 @@ SETTINGS = "lease_ttl=30.0, stopping=None, modules=(), handle_signals=True, work
 SIGNATURES = {
     "job": "(fn=None, /, *, name=None, max_resumptions=None, resume_delay=5.0, "
     "resume_errors_after_advancing=True, checkpoint_every=1.0, max_runtime=None, stall_after=60.0, "
-    "deadline=None, steps=None, retention=datetime.timedelta(days=7))",
+    "deadline=None, steps=None, retention=datetime.timedelta(days=7), "
+    "trace='shared')",
     "configure": f"(store=None, *, {SETTINGS}",
     "default_runtime": "()",
     "register_type": "(cls, name=None)",

@@ -105,7 +105,7 @@ def test_an_async_job_that_hangs_is_told_where_it_waits(
     job_id = runtime.submit(hangs)
     asyncio.run(runtime.perform_async(job_id))
     (event,) = named(told, "job_stalled")
-    assert any("hangs (" in line for line in event.payload["stack"])  # type: ignore[attr-defined]  # a list
+    assert any("hangs (" in line for line in event.payload["stack"])
 
 
 def test_a_plain_call_is_watched_only_where_it_was_given_a_time(

@@ -18,6 +18,7 @@ from tracedjobs._core.records import (
     ControlRecord,
     JobRecord,
     Position,
+    RunEnd,
     RunRecord,
     Save,
     Status,
@@ -233,7 +234,7 @@ def test_a_change_closes_runs_drops_steps_and_numbers_controls(store: Store) -> 
             "a",
             head.revision,
             {"status": Status.INTERRUPTED},
-            close_run=(1, "interrupted", "stopping", 7.5),
+            close_run=RunEnd(1, "interrupted", "stopping", 7.5),
             drop_steps=("two", "three"),
             control=controls[0],
         )

@@ -255,7 +255,7 @@ def _apply(
         if ends_run:
             taken = takeover(stored)
             columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
-            closed = close_lost(tally, store, stored)
+            closed = close_lost(tally, store, stored, taken.position)
             counting.items(tally, head, taken.position, taken.redone)
         if columns.get("status") is Status.CANCELLED:
             counting.finished(tally, head, Status.CANCELLED, now)
@@ -268,6 +268,7 @@ def _apply(
             drop_steps=drop(),
             control=ControlRecord(now, action, by or _somebody(), detail),
             counts=tuple(tally),
+            now=now,
         )
         if store.change(change):
             if ends_run and columns["lost_token"] is None:

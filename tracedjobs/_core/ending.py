@@ -17,9 +17,11 @@ from tracedjobs._core.records import (
     Count,
     JobRecord,
     Position,
+    RunEnd,
     Status,
     Stored,
     expiry,
+    left_text,
     position_columns,
 )
 from tracedjobs._core.run import LeaseLost, Run
@@ -157,7 +159,10 @@ def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) 
         revision=head.revision,
         columns=columns,
         if_token=run.token,
-        close_run=(run.number, str(ending.status), ending.reason, now),
+        close_run=RunEnd(
+            run.number, str(ending.status), ending.reason, now, left_text(position, run.number)
+        ),
+        now=now,
         counts=(*tally, *pending),
     )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.context import AsyncContext, Context
     from tracedjobs._core.outcome import Outcome
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs._core.trace import Scope
 
 __all__ = ["Job", "find_job", "job", "known_jobs"]
 
@@ -125,6 +126,7 @@ def job(
     deadline: Duration | None = ...,
     steps: Sequence[str] | int | None = ...,
     retention: Duration = ...,
+    trace: Scope = ...,
 ) -> Callable[[Callable[Concatenate[Any, P], R]], Job[P, R]]: ...
 
 
@@ -142,6 +144,7 @@ def job(
     deadline: Duration | None = None,
     steps: Sequence[str] | int | None = None,
     retention: Duration = _RETENTION,
+    trace: Scope = "shared",
 ) -> Any:
     """Make a function a job function. Its first parameter is `ctx`.
 
@@ -159,6 +162,8 @@ def job(
     - `deadline`: time from submission by which the job should be done; nothing is stopped.
     - `steps`: the names or number of steps, for "2 of 5".
     - `retention`: how long a finished job's record stays; `math.inf` keeps it.
+    - `trace`: `shared`, all runs of a job in one trace, or `per_run`, a trace a run, linked, for
+      jobs of days: trace backends limit a trace's size and age.
 
     Raises `TypeError` or `ValueError` for a wrong option, and `TracedJobsError` when another
     function has the name.
@@ -173,6 +178,7 @@ def job(
         deadline=deadline,
         steps=steps,
         retention=retention,
+        trace=trace,
     )
 
     def decorate(function: Callable[..., Any]) -> Job[..., Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs import events
-from tracedjobs._core import counting, values
+from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import described
 from tracedjobs._core.flight_recorder import Cell, take_cell
@@ -16,11 +16,15 @@ from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.owner import owner_is_dead, owner_name
 from tracedjobs._core.records import (
     Change,
+    Entered,
     JobRecord,
+    Position,
+    RunEnd,
     RunRecord,
     Status,
     Stored,
     expiry,
+    left_text,
 )
 from tracedjobs._core.takeover import columns_of, forget, left_for_others, takeover
 from tracedjobs._core.waiting import Ask, Flow
@@ -170,7 +174,8 @@ def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]
                 job_id,
                 stored.job.revision,
                 {**ends, "owner": None, "lease_until": 0.0},
-                close_run=(stored.job.run, str(Status.INTERRUPTED), reason, now),
+                close_run=RunEnd(stored.job.run, str(Status.INTERRUPTED), reason, now),
+                now=now,
                 counts=tuple(
                     counting.ended(
                         stored.job,
@@ -225,8 +230,12 @@ def _start(
     tally = counting.started(head, now)
     if counts:
         tally.add("resumptions")
-    closed = close_lost(tally, store, stored) if lost else None
+    closed = close_lost(tally, store, stored, goes_on.position) if lost else None
     counting.items(tally, head, goes_on.position, goes_on.redone)
+    if head.trace is None and trace.installed is not None:
+        traced = {"trace": trace.installed.new_trace(head, job.options.trace)}
+    else:
+        traced = {}
     return Change(
         job_id=head.id,
         revision=head.revision,
@@ -248,6 +257,7 @@ def _start(
             "lease_ttl": lease_ttl,
             "stall": None,
             **columns_of(stored, goes_on),
+            **traced,
         },
         lease_ttl=lease_ttl,
         # A lost run may renew, late, until the last moment: then it is not lost.
@@ -255,29 +265,45 @@ def _start(
         open_run=RunRecord(head.run + 1, worker, now, resumed),
         close_run=closed,
         counts=tuple(tally),
+        now=now,
     )
 
 
-def _last_sign_of_life(store: Store, stored: Stored) -> float:
+def _last_sign_of_life(store: Store, stored: Stored, left: Position | None) -> float:
     """When a lost run was last known to live, on the store's clock."""
     head = stored.job
     signs = [step.ended_at for step in stored.steps if step.run == head.run]
     signs += [run.started_at for run in stored.runs[-1:]]
     signs += [sign for sign in (head.progressed_at, store.heartbeat(head)) if sign is not None]
+    entered = None if left is None else Entered.read(left.entered)
+    if entered is not None and entered.run == head.run:
+        signs.append(entered.at)
     return min(max(signs, default=head.submitted_at), store.time())
 
 
-def close_lost(tally: counting.Tally, store: Store, stored: Stored) -> tuple[int, str, str, float]:
-    """Count the end of a run that was found lost; how it is closed, see `Change.close_run`."""
-    position = stored.open_position
-    ended_at = _last_sign_of_life(store, stored)
+def close_lost(
+    tally: counting.Tally, store: Store, stored: Stored, position: Position | None
+) -> RunEnd:
+    """Count the end of a run that was found lost at `position`; how it is closed."""
+    left = _taken_up(stored, position)
+    ended_at = _last_sign_of_life(store, stored, left)
     counting.lost(
         tally,
         ended_at,
         stored.runs[-1].started_at if stored.runs else None,
         None if position is None else position.step,
     )
-    return stored.job.run, "lost", "lost", ended_at
+    run = stored.job.run
+    return RunEnd(run, "lost", "lost", ended_at, left_text(left, run))
+
+
+def _taken_up(stored: Stored, position: Position | None) -> Position | None:
+    # Where the store has not heard of the step, the flight recorder tells when it began: in that
+    # run, for a step of an earlier one would be known.
+    if position is None or position.entered is not None or stored.open_position is not None:
+        return position
+    entered = Entered(position.started_at, run=stored.job.run)
+    return position._replace(entered=entered.text())
 
 
 def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
@@ -299,7 +325,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
     error = limit_error(job)
     now = store.time()
     tally = counting.Tally(head)
-    closed = close_lost(tally, store, stored) if lost else None
+    closed = close_lost(tally, store, stored, taken.position) if lost else None
     counting.items(tally, head, taken.position, taken.redone)
     counting.finished(tally, head, Status.FAILED, now)
     change = Change(
@@ -317,6 +343,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         if_lease_until=head.lease_until if lost else None,
         close_run=closed,
         counts=tuple(tally),
+        now=now,
     )
     if (yield Ask(lambda: store.change(change))):
         if left["lost_token"] is None:

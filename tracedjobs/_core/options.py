@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tracedjobs._core.trace import Scope
+
 __all__ = ["Duration", "JobOptions", "checked_total", "seconds"]
 
 Duration = float | timedelta
@@ -68,6 +70,7 @@ class JobOptions:
     deadline: float | None = None
     steps: int | None = None
     retention: float = 7 * 24 * 3600.0
+    trace: Scope = "shared"
 
     @classmethod
     def checked(
@@ -82,6 +85,7 @@ class JobOptions:
         deadline: Duration | None,
         steps: Sequence[str] | int | None,
         retention: Duration,
+        trace: Scope,
     ) -> JobOptions:
         """The options in seconds, or an error that names the one that is wrong."""
         if max_resumptions is not None and _no_count(max_resumptions):
@@ -93,6 +97,9 @@ class JobOptions:
                 f"False."
             )
             raise TypeError(msg)
+        if trace not in {"shared", "per_run"}:
+            msg = f"trace={trace!r} must be 'shared', one trace a job, or 'per_run', one a run."
+            raise ValueError(msg)
         if steps is not None and not isinstance(steps, int):
             if isinstance(steps, str):
                 msg = f"steps={steps!r} must be a list of names or their number."
@@ -111,6 +118,7 @@ class JobOptions:
             deadline=None if deadline is None else seconds(deadline, "deadline"),
             steps=steps,
             retention=seconds(retention, "retention", zero=True, forever=True),
+            trace=trace,
         )
 
 

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tracedjobs._core import values
+from tracedjobs._core import trace, values
 from tracedjobs._core.context import typed_context
 from tracedjobs._core.ending import Ending, finish, lease_lost_error, storable
 from tracedjobs._core.lease import limit_error, loaded, over_limit, take_lease
@@ -65,6 +65,8 @@ def perform(
         is_async=job.is_async,
     )
     try:
+        if trace.installed is not None:
+            trace.installed.began(run)
         saver.add(run)
         if signals is not None and signals.came:
             run.request_stop("stopping")  # it came before there was a run to stop
@@ -111,6 +113,8 @@ def _leave(run: Run) -> None:
         run.ended = True
         run.attention = True
         run.let_go()
+        if trace.installed is not None:
+            trace.installed.ended(run)
     finally:
         if run.recorded:
             run.cell.free()

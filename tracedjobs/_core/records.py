@@ -26,19 +26,27 @@ __all__ = [
     "Count",
     "Entered",
     "JobRecord",
+    "Left",
     "Living",
     "Position",
+    "RunEnd",
     "RunRecord",
     "Save",
+    "SpansSent",
     "Status",
     "StepRecord",
     "Stored",
     "Survey",
     "TotalKey",
+    "expiry",
+    "left_text",
+    "position_columns",
 ]
 
 _TEXT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
+LONGEST_TOLD: Final = 1024
+"""Characters of a cursor that is told in a span."""
 RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
 
@@ -123,6 +131,7 @@ class Entered(NamedTuple):
     items: int = 0
     stall_after: float | None = None
     """Seconds without progress after which the step counts as stalled; `None` where not at all."""
+    run: int = 0
 
     def text(self) -> str:
         """As it is kept in a record."""
@@ -132,15 +141,51 @@ class Entered(NamedTuple):
     def read(cls, text: str | None) -> Entered | None:
         """What `text` made of it; `None` where there is none, or it does not hold together."""
         try:
-            at, cursor, items, stall_after = json.loads(text or "")
+            at, cursor, items, stall_after, run = json.loads(text or "")
             return cls(
                 float(at),
                 str(cursor),
                 int(items),
                 None if stall_after is None else float(stall_after),
+                int(run),
             )
         except (ValueError, TypeError, OverflowError, RecursionError):
             return None
+
+
+class Left(NamedTuple):
+    """The step that a run left open when it ended: what its span is made from."""
+
+    step: str
+    cursor: str
+    """Where it left it; `null` for a cursor that is too long to tell."""
+    items: int
+    entered: str
+    """Where it took it up: an `Entered` as text."""
+
+    def text(self) -> str:
+        """As it is kept in a record."""
+        return _TEXT.encode(self)
+
+    @classmethod
+    def read(cls, text: str | None) -> Left | None:
+        """What `text` made of it; `None` where there is none, or it does not hold together."""
+        try:
+            step, cursor, items, entered = json.loads(text or "")
+            return cls(str(step), str(cursor), int(items), str(entered))
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return None
+
+    @classmethod
+    def of(cls, position: Position | None, run: int) -> Left | None:
+        """The step that is open at `position`, if that run took it up."""
+        entered = None if position is None else Entered.read(position.entered)
+        if position is None or entered is None or entered.run != run:
+            return None
+        cursor = position.cursor if len(position.cursor) <= LONGEST_TOLD else "null"
+        if len(entered.cursor) > LONGEST_TOLD:
+            entered = entered._replace(cursor="null")
+        return cls(position.step, cursor, position.items, entered.text())
 
 
 class Count(NamedTuple):
@@ -219,6 +264,33 @@ class RunRecord:
     ended_at: float | None = None
     outcome: str | None = None
     reason: str | None = None
+    left: str | None = None
+    """The step it left open: a `Left` as text."""
+
+
+class RunEnd(NamedTuple):
+    """How a run ended."""
+
+    number: int
+    outcome: str
+    reason: str | None
+    ended_at: float
+    left: str | None = None
+
+
+class SpansSent(NamedTuple):
+    """What the holder of a claim has sent of a job's spans, see `Store.claim_spans`."""
+
+    job_id: str
+    claim: float
+    """When the claim ends."""
+    revision: int
+    """That of the job which was read under the claim: nothing is owed while it is the same."""
+    steps: int
+    """How many of its completed steps have been sent, from the first on."""
+    runs: int
+    """How many of its runs, from the first on, with the steps they left open."""
+    root: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +366,14 @@ class JobRecord:
     """The lease that the running process takes each time: when it ends tells the last renewal."""
     stall: str | None = None
     """Where the job hung when it last stalled, see `stalls`."""
+    trace: str | None = None
+    """The trace it belongs to: a `Trace` as text; `None` before the first with telemetry."""
+    spans_due: float | None = None
+    """When whoever finds it may claim the sending of what it owes; `None` where it owes nothing."""
+    steps_sent: int = 0
+    runs_sent: int = 0
+    root_sent: int = 0
+    """1 once the root of its trace was sent."""
 
     @property
     def position(self) -> Position | None:
@@ -364,17 +444,29 @@ class Change:
     """The change holds only while the job has this token: a store that lost its newest writes may
     have handed the same revision to another run."""
     open_run: RunRecord | None = None
-    close_run: tuple[int, str, str | None, float] | None = None
-    """Number, outcome, reason and end of the run that ends."""
+    close_run: RunEnd | None = None
     drop_steps: tuple[str, ...] = ()
     control: ControlRecord | None = None
     counts: tuple[Count, ...] = ()
     """What to add to the totals in the same atomic write."""
+    now: float = 0.0
+    """When it is made, on the store's clock; needed where it ends a run or the job."""
+
+    @property
+    def owes_spans(self) -> bool:
+        """Whether a job of a sampled trace owes spans from then on."""
+        return self.close_run is not None or self.columns.get("status") in FINISHED
 
 
 def expiry(now: float, retention: float) -> float | None:
     """When the record of a job that ends now is to go; `None` for one that is kept."""
     return None if math.isinf(retention) else now + retention
+
+
+def left_text(position: Position | None, run: int) -> str | None:
+    """What is kept of the step that is open at `position` when that run ends."""
+    left = Left.of(position, run)
+    return None if left is None else left.text()
 
 
 def position_columns(position: Position | None) -> dict[str, object]:

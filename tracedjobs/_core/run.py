@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
-from tracedjobs._core import counting, values
+from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
@@ -395,6 +395,8 @@ class Run:
         self.seq = itertools.count(seq + 1)
         self.counted = 0
         self.completing = False
+        if trace.installed is not None:
+            trace.installed.left(self)
 
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
@@ -403,6 +405,8 @@ class Run:
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
         self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
+        if trace.installed is not None:
+            trace.installed.left(self)
 
     def let_go(self) -> None:
         """Write no more to the flight recorder; what stands there stays, see `Cell.release`.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tracedjobs._core import controls, counting, values
+from tracedjobs._core import controls, counting, trace, values
 from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.job import Job, find_job, known_jobs
 from tracedjobs._core.lease import is_lost
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.outcome import Outcome
     from tracedjobs._core.run import Stopping
     from tracedjobs._core.snapshot import JobSnapshot
+    from tracedjobs._core.trace import Scope
     from tracedjobs._core.waiting import Flow
 
 __all__ = ["Runtime", "configure", "default_runtime"]
@@ -125,7 +127,7 @@ class Runtime:
             msg = f"submit takes a job, a function decorated with @job; found {job!r}."
             raise TypeError(msg)
         record = self._new_record(job, args, kwargs, job_id)
-        if self.store.create(record, counting.submitted(record)):
+        if self._create(record, job.options.trace):
             notify("job_submitted", job=record.name, job_id=record.id, run=0)
             return record.id
         there = self._load(record.id).job
@@ -260,9 +262,18 @@ class Runtime:
         for run in mine:
             if not run.ended:
                 release(run)
+        if trace.installed is not None:
+            trace.installed.closing(self.store)
         self.store.close()
 
     # -- its own ---
+
+    def _create(self, record: JobRecord, scope: Scope) -> bool:
+        counts = counting.submitted(record)
+        if trace.installed is None:
+            return self.store.create(record, counts)
+        with trace.installed.submitting(record, scope) as text:
+            return self.store.create(replace(record, trace=text), counts)
 
     def _flow(
         self,

@@ -20,6 +20,7 @@ from tracedjobs._core.records import (
     Stored,
 )
 from tracedjobs._core.stalls import Stall, is_stalled
+from tracedjobs._core.trace import Trace
 from tracedjobs.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def snapshot_of(stored: Stored, *, lost: bool, heartbeat: float | None) -> JobSn
     `heartbeat`: when its run last renewed its lease.
     """
     head = stored.job
+    trace = Trace.read(head.trace)
     position = stored.open_position
     stalled = not lost and hangs(head, heartbeat)
     left = None if lost else time_left(head, stalled=stalled)
@@ -203,7 +205,7 @@ def snapshot_of(stored: Stored, *, lost: bool, heartbeat: float | None) -> JobSn
         queue=head.queue,
         stall=Stall.from_text(head.stall),
         time_left=None if left is None else timedelta(seconds=left),
-        trace_id=None,
+        trace_id=None if trace is None else trace.trace_id,
         submitted_at=_moment(head.submitted_at),
         started_at=_moment_or_none(head.started_at),
         progressed_at=_moment_or_none(head.progressed_at),

@@ -214,7 +214,8 @@ class Step:
     def enter(self) -> None:
         """Note that this run takes it up, here and now."""
         cursor, items = self._mark()
-        entered = Entered(self._run.store.time(), cursor, items, self.watched_for)
+        run = self._run
+        entered = Entered(run.store.time(), cursor, items, self.watched_for, run.number)
         self._entered = entered.text()
 
     def let_go(self) -> None:

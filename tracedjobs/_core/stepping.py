@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
+from tracedjobs._core import trace, values
 from tracedjobs._core.loop import Loop
 from tracedjobs._core.options import checked_total, seconds
 from tracedjobs._core.order import check_step
@@ -189,6 +189,8 @@ def open_step(run: Run, step: Step) -> None:
     run.take_state()
     if not run.state_touched:  # then its saved pair of cursor and state is what it resumes from
         step.keep_in(run.cell)
+    if trace.installed is not None:
+        trace.installed.entered(run, step)
     run.step_event("job_step_started", step, resumed=step.resumed)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Count,
         JobRecord,
         Save,
+        SpansSent,
         Status,
         StepRecord,
         Stored,
@@ -138,6 +139,25 @@ class Store(Protocol):
 
         `None` where that cannot be told, as for a run from before a reboot.
         """
+        ...
+
+    def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
+        """Claim the sending of the spans that those jobs owe; of each that was free, its claim.
+
+        A claim is when it ends, on the store's clock. Until then nobody else has one, so no span
+        is sent twice; what was sent before is in the job as it is read after the claim.
+        """
+        ...
+
+    def spans_sent(self, sent: Sequence[SpansSent]) -> None:
+        """Note what was sent, and give the claims back, where they have not ended.
+
+        May be repeated, and come late: what was noted is never taken back.
+        """
+        ...
+
+    def owing(self, *, limit: int) -> list[str]:
+        """Up to `limit` jobs that owe spans and are claimed by nobody, longest first."""
         ...
 
     def purge(self, *, limit: int) -> int:

@@ -31,11 +31,13 @@ from tracedjobs._core.records import (
     Living,
     RunRecord,
     Save,
+    SpansSent,
     Status,
     StepRecord,
     Stored,
     Survey,
 )
+from tracedjobs._core.trace import FLAGS_AT
 from tracedjobs.errors import InvalidTransitionError, StoreError
 from tracedjobs.stores.base import STEP_NAMES
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
@@ -116,6 +118,17 @@ _SAVE_MANY: Final = (
 _COUNT_STEPS: Final = (
     "INSERT INTO names (name, steps) SELECT name, (SELECT count(*) FROM steps WHERE job = seq) "
     "FROM jobs WHERE seq = ? ON CONFLICT (name) DO UPDATE SET steps = excluded.steps"
+)
+_SAMPLED: Final = f"substr(trace, {FLAGS_AT}, 2) = '01'"
+_FREE: Final = "(spans_due IS NULL OR spans_due <= :now OR spans_due > :now + 2 * :seconds)"
+_FORGET_SENT: Final = (
+    "UPDATE jobs SET steps_sent = min(steps_sent, (SELECT count(*) FROM steps WHERE job = seq)) "
+    "WHERE seq = ?"
+)
+_SENT: Final = (
+    "UPDATE jobs SET steps_sent = max(steps_sent, :steps), runs_sent = max(runs_sent, :runs), "
+    "root_sent = max(root_sent, :root), spans_due = CASE WHEN spans_due IS NOT :claim "
+    "THEN spans_due WHEN revision <> :revision THEN :now END WHERE id = :job_id"
 )
 _ANY_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at <= ? LIMIT 1"
 # One row, not one a run: sqlite3 takes that lock back at each row too.
@@ -240,8 +253,11 @@ class SQLiteStore:
             where += " AND token = ?"
             condition.append(change.if_token)
         assigned = "".join(f'"{column}" = ?, ' for column in columns)
-        update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
         values = [value.value if isinstance(value, Status) else value for value in columns.values()]
+        if change.owes_spans:
+            assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, ?) END, "
+            values.append(change.now)
+        update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
 
         def work(raw: sqlite3.Connection) -> bool:
             if raw.execute(update, (*values, *condition)).rowcount == 0:
@@ -362,6 +378,27 @@ class SQLiteStore:
             return None
         return wall_time() - (boot_time() - (job.lease_until - job.lease_ttl))
 
+    def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
+        """See `Store.claim_spans`."""
+        now = wall_time()
+        bound = {"ids": json.dumps(list(ids)), "now": now, "seconds": seconds}
+        claim = (
+            "UPDATE jobs SET spans_due = :now + :seconds "  # noqa: S608
+            f"WHERE id IN (SELECT value FROM json_each(:ids)) AND {_FREE} RETURNING id, spans_due"
+        )
+        return dict(self._db.transaction(lambda raw: raw.execute(claim, bound).fetchall()))
+
+    def spans_sent(self, sent: Sequence[SpansSent]) -> None:
+        """See `Store.spans_sent`."""
+        rows = [{**each._asdict(), "now": wall_time()} for each in sent]
+        self._db.transaction(lambda raw: raw.executemany(_SENT, rows).rowcount)
+
+    def owing(self, *, limit: int) -> list[str]:
+        """See `Store.owing`."""
+        query = "SELECT id FROM jobs WHERE spans_due <= ? ORDER BY spans_due LIMIT ?"
+        rows = self._db.run(lambda raw: raw.execute(query, (wall_time(), limit)).fetchall())
+        return [job_id for (job_id,) in rows]
+
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""
         now = wall_time()
@@ -449,11 +486,14 @@ def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
         raw.execute(_COUNT_STEPS, (seq,))
     for name in change.drop_steps:
         raw.execute("DELETE FROM steps WHERE job = ? AND name = ?", (seq, name))
+    if change.drop_steps:
+        raw.execute(_FORGET_SENT, (seq,))
     if change.close_run is not None:
-        number, outcome, reason, ended_at = change.close_run
+        number, *ending = change.close_run
         raw.execute(
-            "UPDATE runs SET outcome = ?, reason = ?, ended_at = ? WHERE job = ? AND number = ?",
-            (outcome, reason, ended_at, seq, number),
+            'UPDATE runs SET outcome = ?, reason = ?, ended_at = ?, "left" = ? '
+            "WHERE job = ? AND number = ?",
+            (*ending, seq, number),
         )
     if change.open_run is not None:
         raw.execute(

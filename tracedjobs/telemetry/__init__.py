@@ -1,6 +1,6 @@
-"""What jobs do, for others to see: metrics. Nothing is loaded, or runs, before it is asked for.
+"""What jobs do, for others to see: spans, logs, metrics. Nothing is loaded before it is used.
 
-The core tells `tracedjobs.events` and writes its figures to the store; these modules render both.
+The core tells `tracedjobs.events` and writes the rest to the store; these modules render both.
 """
 
 from __future__ import annotations
@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs.telemetry.lines import JobFilter, log_events
+    from tracedjobs.telemetry.setup import configure, flush
     from tracedjobs.telemetry.store_collector import StoreCollector
 
-__all__ = ["collector"]
+__all__ = ["JobFilter", "collector", "configure", "flush", "log_events"]
+
+_HOMES = {"JobFilter": "lines", "configure": "setup", "flush": "setup", "log_events": "lines"}
+
+
+def __getattr__(name: str) -> object:
+    """The functions whose modules load OpenTelemetry, when they are first used."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module  # noqa: PLC0415 - when it is used
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def collector(runtime: Runtime, *, most_jobs: int = 200) -> StoreCollector:

@@ -16,6 +16,7 @@ from tracedjobs._core.records import (
     ControlRecord,
     JobRecord,
     Position,
+    RunEnd,
     RunRecord,
     Save,
     Status,
@@ -58,7 +59,7 @@ def write_job(store: SQLiteStore, status: Status) -> None:
         return
     ends = {"status": status, "token": None, "reason": "stopping", "lease_until": 0.0}
     control = ControlRecord(NOON + 4, "pause", "ann@host", "a detail")
-    closed = (1, status.value, "stopping", NOON + 4)
+    closed = RunEnd(1, status.value, "stopping", NOON + 4)
     store.change(Change(job_id, 1, ends, close_run=closed, control=control))
 
 

@@ -17,6 +17,7 @@ from tracedjobs._core.records import (
     Status,
     position_columns,
 )
+from tracedjobs._core.trace import Trace
 from tracedjobs.errors import InvalidTransitionError
 from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import end_entry, head_text, pack_list, packed, to_micros
@@ -44,6 +45,7 @@ def change_arguments(
         names.leases(shard),
         names.ends(shard),
         names.totals(shard),
+        names.spans(shard),
     ]
     texts = packed(new)
     moves = any(name in columns for name in position_columns(None))
@@ -72,7 +74,7 @@ def change_arguments(
         "" if pushed is None else pack_list(pushed),
         "" if change.control is None else pack_list(change.control),
         str(len(found.stored.steps)) if dropped else "",
-        *(new.meter or "", new.counted or "", len(added), *added),
+        *(new.meter or "", new.counted or "", _owes(old, change), len(added), *added),
         *(pack_list(step) for step in (left if dropped else ())),
     ]
 
@@ -100,12 +102,17 @@ def check_transition(old: JobRecord, status: Status) -> None:
         raise InvalidTransitionError(msg)
 
 
+def _owes(old: JobRecord, change: Change) -> str:
+    trace = Trace.read(old.trace)
+    return "1" if change.owes_spans and trace is not None and trace.sampled else ""
+
+
 def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None, RunRecord | None]:
     """The last run, which is kept in the head, and the one that is to go to the list before it."""
     last = runs[-1] if runs else None
-    if change.close_run is not None and last is not None and last.number == change.close_run[0]:
-        _, outcome, reason, ended_at = change.close_run
-        last = replace(last, outcome=outcome, reason=reason, ended_at=ended_at)
+    end = change.close_run
+    if end is not None and last is not None and last.number == end.number:
+        last = replace(last, **dict(list(end._asdict().items())[1:]))
     if change.open_run is None:
         return last, None
     return change.open_run, last

@@ -51,6 +51,10 @@ class Keys:
         """Running jobs of the shard by the end of their leases."""
         return self.at(shard, "leases")
 
+    def spans(self, shard: int) -> str:
+        """Jobs of the shard that owe spans, by when their sending may be claimed."""
+        return self.at(shard, "spans")
+
     def ends(self, shard: int) -> str:
         """Finished jobs of the shard by the end of their retention."""
         return self.at(shard, "ends")

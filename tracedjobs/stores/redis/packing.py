@@ -53,6 +53,7 @@ OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "enter
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
     | {"cursor", "items", "progressed_at", "meter", "counted", *OPEN}
+    | {"spans_due", "steps_sent", "runs_sent", "root_sent"}
 )
 HEAD: Final = (
     # The columns of the head's text, in this order. New ones are added at the end, so that a head
@@ -83,6 +84,7 @@ HEAD: Final = (
     "run_started_at",
     "lease_ttl",
     "stall",
+    "trace",
 )
 _VERSION: Final = HEAD.index("version")
 
@@ -198,7 +200,7 @@ def head_text(job: JobRecord, last_run: RunRecord | None) -> str:
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     """The job in a reply of `load`; `StoreError` for one that a newer tracedjobs wrote."""
     fields, head, state, *rest = reply
-    born, status, revision, token, wish, saved, cursor, opened, meter, counted = fields
+    born, status, revision, token, wish, saved, cursor, opened, meter, counted, due, sent = fields
     spilled_open, spilled_cursor, *parts = rest
     columns, last_run = json.loads(head)
     version = columns[_VERSION]
@@ -210,6 +212,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         )
         raise StoreError(msg)
     seq, lease, items, progressed = saved.split(" ")
+    steps_sent, runs_sent, root_sent = (sent or "0 0 0").split(" ")
     position: dict[str, Any] = {}
     if opened != "-":
         text = spilled_open if opened.startswith(SPILLED) else opened
@@ -230,6 +233,10 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         state=state,
         meter=meter,
         counted=int(counted or 0),
+        spans_due=None if due is None else int(due) / 1e6,
+        steps_sent=int(steps_sent),
+        runs_sent=int(runs_sent),
+        root_sent=int(root_sent),
     )
     steps, runs, controls = parts or ((), (), ())
     return Found(

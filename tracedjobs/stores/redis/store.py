@@ -16,6 +16,7 @@ from tracedjobs._core.records import (
     Count,
     JobRecord,
     Save,
+    SpansSent,
     Status,
     StepRecord,
     Stored,
@@ -282,6 +283,54 @@ class RedisStore:
         """See `Store.heartbeat`."""
         return None if job.lease_ttl is None else job.lease_until - job.lease_ttl
 
+    def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
+        """See `Store.claim_spans`."""
+        asked = [
+            call(
+                "claim_spans",
+                shard,
+                self._span_keys(job_id),
+                [job_id, to_micros(seconds)],
+                writes=True,
+            )
+            for job_id, shard in ((each, shard_of(each)) for each in ids)
+        ]
+        claims = zip(ids, self.answers(asked), strict=True)
+        return {job_id: int(ends) / 1e6 for job_id, ends in claims if ends is not None}
+
+    def spans_sent(self, sent: Sequence[SpansSent]) -> None:
+        """See `Store.spans_sent`."""
+        self.answers(
+            [
+                call(
+                    "spans_sent",
+                    shard_of(each.job_id),
+                    self._span_keys(each.job_id),
+                    [
+                        *(each.job_id, to_micros(each.claim), each.revision),
+                        *(each.steps, each.runs, int(each.root)),
+                    ],
+                    writes=True,
+                )
+                for each in sent
+            ]
+        )
+
+    def owing(self, *, limit: int) -> list[str]:
+        """See `Store.owing`."""
+        looks = [
+            Command(
+                shard,
+                (
+                    *("ZRANGEBYSCORE", self._keys.spans(shard), "-inf", self._micros(shard)),
+                    *("WITHSCORES", "LIMIT", 0, limit),
+                ),
+            )
+            for shard in range(SHARDS)
+        ]
+        due = [pair for reply in self.answers(looks) for pair in _scored(reply)]
+        return [job_id for _, job_id in nsmallest(limit, due)]
+
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""
         looks = [
@@ -372,6 +421,9 @@ class RedisStore:
             None if reply is None else read_found(job_id, reply)
             for job_id, reply in zip(ids, replies, strict=True)
         ]
+
+    def _span_keys(self, job_id: str) -> list[str]:
+        return [self._keys.part(job_id, "j"), self._keys.spans(shard_of(job_id))]
 
     # -- changes ---
 
@@ -474,6 +526,13 @@ def _read_saved(save: Save, found: str) -> tuple[str | None, str | None] | Store
         token, _, wish = found[1:].partition(" ")
         return token or None, wish or None
     return StoreError(f"The job {save.job_id} is damaged: {found[1:]}")
+
+
+def _scored(reply: Sequence[Any]) -> list[tuple[float, str]]:
+    # A flat list, or pairs, as the protocol's version has it.
+    if reply and isinstance(reply[0], (list, tuple)):
+        return [(float(score), member) for member, score in reply]
+    return [(float(score), member) for member, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def _pairs(reply: Sequence[str]) -> list[Entry]:

@@ -47,11 +47,17 @@ CREATE TABLE jobs (
     queue TEXT,
     run_started_at REAL,
     lease_ttl REAL,
-    stall TEXT
+    stall TEXT,
+    trace TEXT,
+    spans_due REAL,
+    steps_sent INTEGER NOT NULL,
+    runs_sent INTEGER NOT NULL,
+    root_sent INTEGER NOT NULL
 );
 
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE INDEX jobs_by_name ON jobs (name, seq);
+CREATE INDEX jobs_by_spans_due ON jobs (spans_due) WHERE spans_due IS NOT NULL;
 CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE steps (
@@ -79,6 +85,7 @@ CREATE TABLE runs (
     ended_at REAL,
     outcome TEXT,
     reason TEXT,
+    "left" TEXT,
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 

@@ -1,7 +1,7 @@
 -- Changes a job, if it still is as it was read: its revision, status and token, and its lease where
 -- that was asked for. What does not change is passed as it was read, or as ''.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
---       by status, by name, leases, ends, totals
+--       by status, by name, leases, ends, totals, spans
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
 --       6 revision, 7 status, 8 token, 9 wish, 10 head,
 --       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
@@ -9,7 +9,7 @@
 --       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
 --       23 entry of its end before, 24 entry of its end, 25 a run for the list of runs, 26 a control,
 --       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items,
---       30 how many texts follow: fields of totals and what is added to each, then the steps left
+--       30 whether it owes spans from now on, 31 how many texts follow: fields of totals and what is added to each, then the steps left
 local hash = KEYS[1]
 local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b')
 if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] or (job[3] or '') ~= ARGV[4] then
@@ -54,10 +54,20 @@ if ARGV[25] ~= '' then redis.call('RPUSH', KEYS[4], ARGV[25]) end
 if ARGV[26] ~= '' then redis.call('RPUSH', KEYS[5], ARGV[26]) end
 if ARGV[27] ~= '' then
   redis.call('DEL', KEYS[3])
-  for at = 31 + ARGV[30], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
+  for at = 32 + ARGV[31], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
+  local sent = redis.call('HGET', hash, 'p')
+  if sent then
+    local sent_steps, rest = string.match(sent, '^(%d+) (.*)$')
+    local left = redis.call('LLEN', KEYS[3])
+    redis.call('HSET', hash, 'p', math.min(tonumber(sent_steps), left) .. ' ' .. rest)
+  end
+end
+if ARGV[30] ~= '' and redis.call('HEXISTS', hash, 'd') == 0 then
+  redis.call('HSET', hash, 'd', string.format('%.0f', now))
+  redis.call('ZADD', KEYS[16], now, ARGV[1])
 end
 
-for at = 31, 30 + ARGV[30], 2 do
+for at = 32, 31 + ARGV[31], 2 do
   redis.call('HINCRBYFLOAT', KEYS[15], ARGV[at], ARGV[at + 1])
 end
 

@@ -1,7 +1,7 @@
 -- Reads a job as it is at one moment; false when it is gone.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor
 -- ARGV: 'all', or 'head' to leave out steps, runs and controls
-local hash = redis.call('HMGET', KEYS[1], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n')
+local hash = redis.call('HMGET', KEYS[1], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n', 'd', 'p')
 local head = redis.call('GET', KEYS[2])
 if not hash[1] or not head then
   return false

@@ -4,7 +4,7 @@
 local time = redis.call('TIME')
 local found = {string.format('%.0f', time[1] * 1000000 + time[2]), redis.call('HGETALL', KEYS[1])}
 for at = 2, #KEYS, 4 do
-  local hash = redis.call('HMGET', KEYS[at], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n')
+  local hash = redis.call('HMGET', KEYS[at], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n', 'd', 'p')
   local head = redis.call('GET', KEYS[at + 1])
   local job = false
   if hash[2] == 'running' and head then

@@ -1,0 +1,98 @@
+"""Real OTLP receivers over HTTP and gRPC, and what must hold of all that they received."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from tracedjobs.demo.receiver import Received, Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tracedjobs._core.snapshot import JobSnapshot
+
+__all__ = ["check_story", "check_whole", "receiving"]
+
+
+class _Service(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        self._receiver.take(request)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@contextmanager
+def receiving(protocol: str, port: int = 0) -> Iterator[tuple[Receiver, dict[str, str]]]:
+    """A receiver, and the environment that sends to it."""
+    if protocol == "http/protobuf":
+        with Receiver(port) as receiver:
+            yield receiver, _environment(protocol, receiver.endpoint)
+        return
+    with Receiver() as receiver:
+        server = grpc.server(ThreadPoolExecutor(4))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            _Service(receiver), server
+        )
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        try:
+            yield receiver, _environment(protocol, f"http://127.0.0.1:{bound}")
+        finally:
+            server.stop(None).wait()
+
+
+def _environment(protocol: str, endpoint: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+
+
+def check_whole(spans: Sequence[Received]) -> None:
+    """What holds of any spans: ids once, parents there, ends not before starts."""
+    ids = Counter(span.span_id for span in spans)
+    twice = [span for span in spans if ids[span.span_id] > 1]
+    orphans = [span for span in spans if span.parent_id and span.parent_id not in ids]
+    backwards = [span for span in spans if span.ended < span.started]
+    assert not twice, twice
+    assert not orphans, orphans
+    assert not backwards, backwards
+
+
+def check_story(spans: Sequence[Received], job: JobSnapshot) -> None:
+    """The spans of that job say of each run and step what its record says."""
+    mine = [span for span in spans if span.trace_id == job.trace_id]
+    roots = [span for span in mine if span.name == f"job {job.name}"]
+    assert len(roots) == (1 if job.ended_at is not None else 0)
+    if roots:
+        assert roots[0].attributes["tracedjobs.job.outcome"] == job.status
+        assert roots[0].error is (job.status == "failed")
+        assert roots[0].parent_id == ""
+    runs = {
+        span.attributes["tracedjobs.run.number"]: span
+        for span in mine
+        if span.name == f"process {job.name}"
+    }
+    assert len(runs) == sum(span.name.startswith("process ") for span in mine)
+    ended = {run.number: run for run in job.runs if run.ended_at is not None}
+    assert set(runs) == set(ended)
+    for number, run in ended.items():
+        span = runs[number]
+        assert span.attributes["tracedjobs.run.outcome"] == run.outcome
+        assert span.error is (run.outcome in {"failed", "lost"})
+        assert span.attributes["tracedjobs.worker"] == run.worker
+    done = [
+        span.name.removeprefix("step ")
+        for span in sorted(mine, key=lambda span: span.ended)
+        if span.attributes.get("tracedjobs.step.outcome") == "completed"
+    ]
+    assert done == [step.name for step in job.steps if step.status == "completed"]

@@ -1,0 +1,257 @@
+"""The reporter: who is told what, and what is never told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracedjobs import Context, Runtime, events, job
+from tracedjobs._core import values
+from tracedjobs._core.masking import mask_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracedjobs.events import Event
+
+
+@contextmanager
+def told(**options: Any) -> Iterator[list[Event]]:
+    """What a subscriber is told meanwhile."""
+    found: list[Event] = []
+    subscriber = found.append
+    events.subscribe(subscriber, **options)
+    try:
+        yield found
+    finally:
+        events.unsubscribe(subscriber)
+
+
+def test_a_subscriber_is_a_callable_or_has_emit() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.found: list[Event] = []
+
+        def emit(self, event: Event) -> None:
+            self.found.append(event)
+
+    listener = Listener()
+    events.subscribe(listener)
+    with told() as found:
+        events.notify("one", a=1)
+    events.unsubscribe(Listener)
+    events.notify("two")
+    assert [event.name for event in found] == [event.name for event in listener.found] == ["one"]
+    for wrong in (None, "text", Listener, 3):
+        with pytest.raises(TypeError, match="a callable, or an object with emit"):
+            events.subscribe(wrong)  # type: ignore[arg-type]  # as users do
+
+
+def test_an_event_says_where_it_was_told() -> None:
+    with told() as found:
+        events.notify("here")
+    where = found[0].source_location
+    assert where is not None
+    assert where.filepath == __file__
+    assert where.label == "test_an_event_says_where_it_was_told"
+
+
+def test_a_filter_chooses() -> None:
+    with told(filter=lambda event: event.payload.get("x") == 1) as found:
+        events.notify("no", x=2)
+        events.notify("yes", x=1)
+    assert [event.name for event in found] == ["yes"]
+
+
+def test_debug_tells_in_debug_mode_alone() -> None:
+    with told() as found:
+        events.debug("before")
+        with events.debug_mode():
+            events.debug("within")
+        events.debug("after")
+    assert [event.name for event in found] == ["within"]
+
+
+def test_tags_add_up_and_end_with_their_block() -> None:
+    with told() as found:
+        with events.tagged("deploy", region="eu"):
+            with events.tagged(region="us", night=True):
+                events.notify("inner")
+            events.notify("outer")
+        events.notify("none")
+    assert [dict(event.tags) for event in found] == [
+        {"deploy": True, "region": "us", "night": True},
+        {"deploy": True, "region": "eu"},
+        {},
+    ]
+
+
+def test_context_stays_until_it_is_cleared() -> None:
+    with told() as found:
+        events.set_context(request="a")
+        events.set_context(user=1)
+        events.notify("with")
+        events.clear_context()
+        events.notify("without")
+    assert [dict(event.context) for event in found] == [{"request": "a", "user": 1}, {}]
+
+
+def test_threads_and_tasks_have_tags_and_context_of_their_own() -> None:
+    async def one(name: str) -> None:
+        with events.tagged(name):
+            events.set_context(task=name)
+            await asyncio.sleep(0)
+            events.notify(name)
+
+    async def both() -> None:
+        await asyncio.gather(one("a"), one("b"))
+
+    with told() as found, events.tagged("mine"):
+        asyncio.run(both())
+        thread = threading.Thread(target=events.notify, args=("c",))
+        thread.start()
+        thread.join()
+        events.notify("d")
+    assert {event.name: (dict(event.tags), dict(event.context)) for event in found} == {
+        "a": ({"mine": True, "a": True}, {"task": "a"}),
+        "b": ({"mine": True, "b": True}, {"task": "b"}),
+        "c": ({}, {}),
+        "d": ({"mine": True}, {}),
+    }
+
+
+def test_what_sounds_like_a_secret_is_masked_at_any_depth_and_left_as_it_was() -> None:
+    @dataclass
+    class Login:
+        user: str
+        password: str
+
+    payload: dict[str, Any] = {
+        "api_key": 1,
+        "list": [{"Token": 2, "ok": 3}, (4, {"PASSWORD": 5})],
+        "login": Login("ann", "hush"),
+    }
+    with told() as found, events.tagged(secret="s"):
+        events.set_context(cookie="c")
+        events.notify("e", **payload)
+        events.clear_context()
+    assert found[0].payload == {
+        "api_key": "[FILTERED]",
+        "list": [{"Token": "[FILTERED]", "ok": 3}, (4, {"PASSWORD": "[FILTERED]"})],
+        "login": {"user": "ann", "password": "[FILTERED]"},
+    }
+    assert found[0].tags == {"secret": "[FILTERED]"}
+    assert found[0].context == {"cookie": "[FILTERED]"}
+    assert payload["list"][0]["Token"] == 2
+
+
+def test_what_holds_itself_is_told_all_the_same() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with told() as found:
+        events.notify("e", loop=loop)
+    assert "FILTERED" in str(found[0].payload)
+
+
+def test_the_parts_of_keys_can_be_chosen() -> None:
+    before = events.filter_parameters()
+    events.set_filter_parameters(["Iban"])
+    try:
+        with told() as found:
+            events.notify("e", iban="DE", password="p")
+        assert found[0].payload == {"iban": "[FILTERED]", "password": "p"}
+        with pytest.raises(TypeError, match="list of texts"):
+            events.set_filter_parameters("password")
+    finally:
+        events.set_filter_parameters(before)
+
+
+NESTED: Any = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", 1]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(NESTED, st.sampled_from(["password", "X-Api-Key", "my_secret"]))
+def test_a_stored_cursor_shows_no_secret(value: Any, key: str) -> None:
+    text = values.encode({key: "hush!", "rest": [value, {key: "hush!", 2: value}]})
+    assert "hush!" in text
+    assert "hush!" not in mask_text(text, limit=100_000)
+    assert len(mask_text(text, limit=20)) <= 20
+
+
+def test_a_cursor_in_an_event_is_masked() -> None:
+    with told() as found:
+        events.notify("e", cursor=values.encode({"page_token": "hush!", "page": 3}))
+    assert "hush!" not in found[0].payload["cursor"]
+    assert "3" in found[0].payload["cursor"]
+
+
+def test_a_subscriber_that_raises_is_reported_once_and_the_others_are_told() -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("broken")
+
+    events.subscribe(broken)
+    try:
+        with told() as found:
+            with pytest.warns(RuntimeWarning, match="broken"):
+                events.notify("one")
+            events.notify("two")
+    finally:
+        events.unsubscribe(broken)
+    assert [event.name for event in found] == ["one", "two"]
+
+
+def test_a_subscriber_that_tells_is_not_told_of_that() -> None:
+    found: list[str] = []
+
+    def echo(event: Event) -> None:
+        found.append(event.name)
+        events.notify(f"again {event.name}")
+
+    events.subscribe(echo)
+    try:
+        with told() as others:
+            events.notify("once")
+    finally:
+        events.unsubscribe(echo)
+    assert found == ["once"]
+    assert sorted(event.name for event in others) == ["again once", "once"]
+
+
+@job(name="test_events_notify")
+def notifying(ctx: Context) -> None:
+    ctx.notify("outside")
+    for item in ctx.each("items", range(3)):
+        if item == 2:
+            ctx.notify("inside", item=item, password="hush")
+
+
+def test_what_a_job_tells_says_which_job_run_step_and_cursor() -> None:
+    with Runtime("memory://") as runtime:
+        job_id = runtime.submit(notifying)
+        with told() as found:
+            runtime.perform(job_id)
+    (inside,) = [event for event in found if event.name == "inside"]
+    assert inside.payload == {
+        "job": "test_events_notify",
+        "job_id": job_id,
+        "run": 1,
+        "step": "items",
+        "cursor": "2",
+        "item": 2,
+        "password": "[FILTERED]",
+    }
+    assert inside.source_location is not None
+    assert inside.source_location.label == "notifying"

@@ -1,0 +1,116 @@
+"""The trace a job belongs to: what is stored of it, and the ids of its spans, which follow from it.
+
+Nothing here knows OpenTelemetry: `tracedjobs.telemetry` puts itself into `installed`, and the core
+tells it what happens in a run's own thread or task. Without it nothing is told.
+
+The id of a span is a hash of the trace, the run and the step. So the process that ran a step, and
+whoever finds its job after it was killed, give the span the same id without having met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from tracedjobs._core.records import JobRecord
+    from tracedjobs._core.run import Run
+    from tracedjobs._core.step import Step
+    from tracedjobs.stores.base import Store
+
+__all__ = ["FLAGS_AT", "Scope", "Trace", "Tracing", "installed"]
+
+FLAGS_AT: Final = 54
+"""Where in the text of a `Trace` the flags of its traceparent begin, counted from 1."""
+_TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+Scope = Literal["shared", "per_run"]
+"""Whether all runs of a job are in one trace, or each in one of its own."""
+
+
+class Trace(NamedTuple):
+    """The trace of a job: its id, its root span's, and whether it is sampled.
+
+    `sent`, the traceparent of the span in which the job was submitted, is in the caller's trace.
+    """
+
+    trace_id: str
+    root_id: str
+    sampled: bool
+    sent: str | None = None
+    scope: Scope = "shared"
+
+    def text(self) -> str:
+        """As it is stored: a traceparent of the W3C, then the other two."""
+        flags = "01" if self.sampled else "00"
+        return f"00-{self.trace_id}-{self.root_id}-{flags} {self.sent or '-'} {self.scope}"
+
+    @classmethod
+    def read(cls, text: str | None) -> Trace | None:
+        """What `text` made of it; `None` where there is none, or it does not hold together."""
+        parent, _, rest = (text or "").partition(" ")
+        sent, _, scope = rest.partition(" ")
+        found = _TRACEPARENT.fullmatch(parent)
+        if found is None:
+            return None
+        return cls(
+            found[1],
+            found[2],
+            int(found[3], 16) & 1 == 1,
+            sent if _TRACEPARENT.fullmatch(sent) else None,
+            "per_run" if scope == "per_run" else "shared",
+        )
+
+    def trace_of(self, run: int) -> str:
+        """The id of the trace that a run's spans are in: 32 hexadecimal digits."""
+        if self.scope == "shared":
+            return self.trace_id
+        return _digest(16, self.trace_id, self.root_id, run)
+
+    def span_of(self, run: int, step: str | None = None, segment: int | None = None) -> str:
+        """The id of the span of a run, of a step in it, or of a part of that: 16 digits."""
+        return _digest(8, self.trace_id, self.root_id, run, step, segment)
+
+
+def _digest(size: int, *parts: object) -> str:
+    return hashlib.blake2b(
+        repr(parts).encode("utf-8", "backslashreplace"), digest_size=size
+    ).hexdigest()
+
+
+class Tracing(Protocol):
+    """What is told of a process's jobs. Nothing it does may raise, or wait for a server."""
+
+    def submitting(self, job: JobRecord, scope: Scope) -> AbstractContextManager[str | None]:
+        """Around the recording of a new job; the text of the trace that it is to have."""
+        ...
+
+    def new_trace(self, job: JobRecord, scope: Scope) -> str | None:
+        """The trace of a job that was submitted without one, and is about to run."""
+        ...
+
+    def began(self, run: Run) -> None:
+        """A run has its lease. Told in its own thread or task, as is what follows."""
+        ...
+
+    def entered(self, run: Run, step: Step) -> None:
+        """The run took a step up."""
+        ...
+
+    def left(self, run: Run) -> None:
+        """No step is open any more."""
+        ...
+
+    def ended(self, run: Run) -> None:
+        """The run is over, in the store too, if that could be told."""
+        ...
+
+    def closing(self, store: Store) -> None:
+        """The store is about to be closed."""
+        ...
+
+
+installed: Tracing | None = None

@@ -1,0 +1,289 @@
+"""The exporters that `configure` makes, and the span processors it adds to a provider.
+
+An exporter is made when it is first used and anew in a forked child, whose parent's connection is
+not its own. What fails is said in one line, and again only after it worked in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import get_current_span
+
+from tracedjobs.telemetry.tracing import JobSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk._logs import ReadableLogRecord
+    from opentelemetry.sdk.resources import Resource
+
+    from tracedjobs.telemetry.sender import Sender
+
+__all__ = ["FlushSender", "Logs", "Provided", "SettingsError", "Spans", "WholeTrees", "named"]
+
+T = TypeVar("T")
+
+LARGEST: Final = 512
+"""Spans in one request, as OpenTelemetry's own batches have."""
+MOST_HELD: Final = 2048
+THEIR_LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
+_log: Final = logging.getLogger("tracedjobs")
+
+
+class SettingsError(Exception):
+    """A setting of telemetry that cannot be followed, in one line."""
+
+
+def named(group: str, name: str, setting: str) -> Callable[[], Any]:
+    """The exporter of that name among those that packages offer; `SettingsError` if there is none.
+
+    `group` is `traces` or `logs`, `setting` where the name was found.
+    """
+    offered = {each.name: each for each in entry_points(group=f"opentelemetry_{group}_exporter")}
+    if name in offered:
+        made: Callable[[], Any] = offered[name].load()
+        return made
+    if name.startswith("otlp"):
+        msg = "OTLP needs a package that is not installed: pip install 'tracedjobs[otlp]'"
+        raise ImportError(msg)
+    known = ", ".join(sorted({*offered, "none"}))
+    msg = f"{setting}={name} names an exporter that is not installed; there are {known}"
+    raise SettingsError(msg)
+
+
+class _Lazy(Generic[T]):
+    """An exporter of this process, and whether it works."""
+
+    def __init__(self, make: Callable[[], T], what: str) -> None:
+        self._make = make
+        self._what = what
+        self._made: tuple[int, T] | None = None
+        self._lock = threading.Lock()
+        self._works = True
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
+
+    def get(self) -> T:
+        with self._lock:
+            if self._made is None or self._made[0] != os.getpid():
+                self._made = (os.getpid(), self._make())
+            return self._made[1]
+
+    def tried(self, why: str | None) -> bool:
+        """Note whether it worked, and say so when that changed."""
+        if why is not None and self._works:
+            _log.warning("%s cannot be sent: %s. Jobs go on; it is tried again.", self._what, why)
+        elif why is None and not self._works:
+            _log.warning("%s are sent again.", self._what)
+        self._works = why is None
+        return self._works
+
+    def shutdown(self) -> None:
+        made, self._made = self._made, None
+        if made is not None and made[0] == os.getpid():
+            made[1].shutdown()  # type: ignore[attr-defined]  # all exporters have it
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+
+
+@contextmanager
+def _quietly() -> Iterator[list[str]]:
+    """What OpenTelemetry's exporters log in this thread meanwhile, instead of its being logged."""
+    said: list[str] = []
+    me = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread != me:
+            return True
+        said.append(record.getMessage())
+        return False
+
+    loggers = [logging.getLogger(name) for name in THEIR_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
+
+
+def _attempt(lazy: _Lazy[Any], batch: Sequence[Any], success: object) -> bool:
+    with _quietly() as said:
+        try:
+            worked = lazy.get().export(batch) is success
+            why = None if worked else " ".join((said or ["it was refused"])[-1].split())
+        except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
+            why = f"{type(error).__name__}: {error}"
+    return lazy.tried(None if why is None else why.rstrip("."))
+
+
+class Spans(SpanExporter):
+    """Sends spans by the exporter that `make` makes; `before` is called before each request."""
+
+    def __init__(self, make: Callable[[], SpanExporter], what: str) -> None:
+        """Make nothing yet."""
+        self._lazy = _Lazy(make, what)
+        self.before: Callable[[], object] = lambda: None
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send them, and say whether they arrived."""
+        self.before()
+        sent = _attempt(self._lazy, spans, SpanExportResult.SUCCESS)
+        return SpanExportResult.SUCCESS if sent else SpanExportResult.FAILURE
+
+    def shutdown(self) -> None:
+        """Let go of the connection."""
+        self._lazy.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - theirs
+        """Nothing is held back."""
+        return True
+
+
+class Logs(LogRecordExporter):
+    """The same for log records."""
+
+    def __init__(self, make: Callable[[], LogRecordExporter], what: str) -> None:
+        """Make nothing yet."""
+        self._lazy = _Lazy(make, what)
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Send them, and say whether they arrived."""
+        sent = _attempt(self._lazy, batch, LogRecordExportResult.SUCCESS)
+        return LogRecordExportResult.SUCCESS if sent else LogRecordExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - theirs
+        """Nothing is held back."""
+        return True
+
+    def shutdown(self) -> None:
+        """Let go of the connection."""
+        self._lazy.shutdown()
+
+
+class Provided:
+    """Sends the spans of jobs: by exporters of our own, or those of a provider's processors."""
+
+    def __init__(
+        self,
+        exporters: Callable[[], Sequence[SpanExporter]],
+        others: Callable[[], Sequence[SpanProcessor]],
+        resource: Callable[[], Resource],
+        claim: float,
+    ) -> None:
+        """`others` are processors without an exporter that can be asked."""
+        self._exporters = exporters
+        self._others = others
+        self._resource = resource
+        self.claim = claim
+
+    def resource(self) -> Resource:
+        """See `SpanSink.resource`."""
+        return self._resource()
+
+    def send(self, spans: Sequence[ReadableSpan]) -> bool:
+        """See `SpanSink.send`: every exporter has to say so. A processor alone cannot."""
+        sent = True
+        for at in range(0, len(spans), LARGEST):
+            part = spans[at : at + LARGEST]
+            for exporter in self._exporters():
+                sent = exporter.export(part) is SpanExportResult.SUCCESS and sent
+            for processor in self._others():
+                for span in part:
+                    processor.on_end(span)
+        return sent
+
+
+class FlushSender(SpanProcessor):
+    """Lets a provider's `force_flush` send what jobs owe, too."""
+
+    def __init__(self, sender: Sender) -> None:
+        """Flush that sender."""
+        self._sender = sender
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - theirs
+        """Send what is left."""
+        self._sender.flush()
+        return True
+
+
+class WholeTrees(SpanProcessor):
+    """Hands on what the user's spans in a job ended, a span not before those it is within.
+
+    Of a process that is killed the spans that had not ended are gone. Were those within them sent
+    before, they would be children of nothing.
+    """
+
+    def __init__(self, inner: SpanProcessor) -> None:
+        """Hand on to that processor."""
+        self._inner = inner
+        self._lock = threading.Lock()
+        self._open: set[int] = set()
+        self._held: dict[int, list[ReadableSpan]] = {}
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Remember it, if it is within a job's span."""
+        parent = get_current_span(parent_context)
+        within = span.parent is not None and span.parent.span_id in self._open
+        if span.context is not None and (within or isinstance(parent, JobSpan)):
+            with self._lock:
+                self._open.add(span.context.span_id)
+        self._inner.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Hand it on with those within it, or hold it until the one around it ends."""
+        if span.context is None or span.context.span_id not in self._open:
+            self._inner.on_end(span)
+            return
+        with self._lock:
+            own = span.context.span_id
+            self._open.discard(own)
+            ready = [*self._held.pop(own, ()), span]
+            around = span.parent.span_id if span.parent is not None else 0
+            if around in self._open:
+                held = self._held.setdefault(around, [])
+                held += ready
+                ready = []
+                if len(held) > MOST_HELD:
+                    ready, self._held[around] = held, []
+        for each in ready:
+            self._inner.on_end(each)
+
+    def shutdown(self) -> None:
+        """Hand on what is held, and shut down."""
+        self._release()
+        self._inner.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what was handed on."""
+        return self._inner.force_flush(timeout_millis)
+
+    def _release(self) -> None:
+        with self._lock:
+            held = [span for spans in self._held.values() for span in spans]
+            self._held = {}
+            self._open = set()
+        for span in held:
+            self._inner.on_end(span)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._open = set()
+        self._held = {}

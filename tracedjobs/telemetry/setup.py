@@ -1,0 +1,268 @@
+"""`configure`: OpenTelemetry for jobs, by the `OTEL_*` variables or the provider there is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from opentelemetry import trace as api
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+
+from tracedjobs import events
+from tracedjobs._core import trace
+from tracedjobs.telemetry.exporting import (
+    FlushSender,
+    Logs,
+    Provided,
+    SettingsError,
+    Spans,
+    WholeTrees,
+    named,
+)
+from tracedjobs.telemetry.tracing import JobTracing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.util.types import AttributeValue
+
+
+__all__ = ["configure", "flush", "wanted"]
+
+UNKNOWN_SERVICE: Final = "unknown_service"
+GRPC_PORT: Final = 4317
+OWN_EVENTS: Final = ("job_",)
+_log: Final = logging.getLogger("tracedjobs")
+
+_tracing: JobTracing | None = None
+_logging: object | None = None
+
+
+def configure(
+    *,
+    service_name: str | None = None,
+    logs: bool = True,
+    spans: bool = True,
+    segments: bool = True,
+) -> None:
+    """Send what jobs do to OpenTelemetry: call it once, where the application starts.
+
+    Joins the tracer provider and the logger provider that the application has set; where there is
+    none it makes one, from the standard variables: `OTEL_EXPORTER_OTLP_ENDPOINT`,
+    `OTEL_EXPORTER_OTLP_PROTOCOL` (`grpc` or `http/protobuf`, the default unless the port is 4317),
+    `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_EXPORTER`, `OTEL_LOGS_EXPORTER`,
+    `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` and the others. `OTEL_SDK_DISABLED=true` turns all of
+    it off.
+
+    `service_name` wins over the variable. `logs`: events as log records. `spans`: a trace a job.
+    `segments`: spans of parts of a step that takes long, which show it moving before it ends.
+
+    A setting that cannot be followed, and a collector that cannot be reached, is said in one line
+    of the log, and jobs go on. Raises `ImportError` when OTLP is wanted and not installed.
+    """
+    global _tracing, _logging  # noqa: PLW0603 - one a process, as OpenTelemetry's providers are
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return
+    resource = _resource(service_name)
+    if spans and _tracing is None:
+        try:
+            _tracing = _joined_or_made(resource, segments=segments)
+        except SettingsError as error:
+            _say(error)
+        if _tracing is not None:
+            trace.installed = _tracing
+            events.subscribe(_tracing.note_event, _is_the_users)
+    if logs and _logging is None:
+        try:
+            _logging = _subscribed_logs(resource)
+        except SettingsError as error:
+            _say(error)
+
+
+def flush() -> None:
+    """Send what jobs of this process owe, now, and wait for it."""
+    if _tracing is not None:
+        _tracing.sender.flush()
+
+
+def wanted() -> bool:
+    """Whether the environment asks for telemetry: the command line does without else."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "none")
+    return any(os.environ.get(name) for name in names) or exporter not in {"", "none"}
+
+
+def _say(error: SettingsError) -> None:
+    _log.warning("Telemetry is off: %s. Jobs go on.", error)
+
+
+def _is_the_users(event: events.Event) -> bool:
+    return not event.name.startswith(OWN_EVENTS)
+
+
+def _resource(service_name: str | None) -> Resource:
+    own: dict[str, AttributeValue] = {"tracedjobs.worker": f"{os.uname().nodename}:{os.getpid()}"}
+    if service_name is not None:
+        own[SERVICE_NAME] = service_name
+    resource = Resource.create(own)
+    if str(resource.attributes.get(SERVICE_NAME, "")).startswith(UNKNOWN_SERVICE):
+        resource = resource.merge(Resource({SERVICE_NAME: "tracedjobs"}))
+    return resource
+
+
+# -- spans ---
+
+
+def _joined_or_made(resource: Resource, *, segments: bool) -> JobTracing | None:
+    provider = api.get_tracer_provider()
+    if isinstance(provider, api.ProxyTracerProvider):
+        return _made(resource, segments=segments)
+    return _joined(provider, segments=segments)
+
+
+def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
+    makes = _exporters("traces")
+    if not makes:
+        return None
+    provider = TracerProvider(resource=resource)
+    theirs = [Spans(make, "Spans") for make in makes]
+    for exporter in theirs:
+        provider.add_span_processor(WholeTrees(BatchSpanProcessor(exporter)))
+    own = [Spans(make, "Spans of jobs") for make in makes]
+    mine = Provided(lambda: own, tuple, lambda: _of_this_process(resource), _claim())
+    tracing = JobTracing(
+        mine, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
+    )
+    for exporter in theirs:
+        exporter.before = tracing.make_parents_known
+    provider.add_span_processor(FlushSender(tracing.sender))
+    api.set_tracer_provider(provider)
+    return tracing
+
+
+def _joined(provider: api.TracerProvider, *, segments: bool) -> JobTracing | None:
+    if not isinstance(provider, TracerProvider):
+        found = f"{type(provider).__module__}.{type(provider).__qualname__}"
+        msg = f"the tracer provider {found} is not OpenTelemetry's own, and takes no spans of ours"
+        raise SettingsError(msg)
+
+    def processors() -> Sequence[SpanProcessor]:
+        return [each for each in _leaves(provider) if not isinstance(each, FlushSender)]
+
+    def exporters() -> Sequence[SpanExporter]:
+        found = [getattr(each, "span_exporter", None) for each in processors()]
+        return [each for each in found if isinstance(each, SpanExporter)]
+
+    def others() -> Sequence[SpanProcessor]:
+        return [
+            each
+            for each in processors()
+            if not isinstance(getattr(each, "span_exporter", None), SpanExporter)
+        ]
+
+    sink = Provided(exporters, others, lambda: provider.resource, _claim())
+    tracing = JobTracing(
+        sink, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
+    )
+    provider.add_span_processor(FlushSender(tracing.sender))
+    return tracing
+
+
+def _leaves(provider: TracerProvider) -> list[SpanProcessor]:
+    """The processors that were added to a provider, which has no public list of them."""
+    found: list[SpanProcessor] = []
+    left: list[Any] = [getattr(provider, "_active_span_processor", None)]
+    while left:
+        each = left.pop(0)
+        inside = getattr(each, "_span_processors", None)
+        if inside is not None:
+            left += inside
+        elif isinstance(each, SpanProcessor):
+            found.append(each)
+    return found
+
+
+def _of_this_process(resource: Resource) -> Resource:
+    return resource.merge(Resource({"tracedjobs.worker": f"{os.uname().nodename}:{os.getpid()}"}))
+
+
+def _claim() -> float:
+    """Seconds: longer than an export, with the tries that the exporter makes."""
+    longest = 10.0
+    for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"):
+        try:
+            longest = max(longest, float(os.environ.get(name, "")))
+        except ValueError:
+            continue
+    return 2 * longest
+
+
+# -- logs ---
+
+
+def _subscribed_logs(resource: Resource) -> object | None:
+    from opentelemetry import _logs as logs_api  # noqa: PLC0415 - still private in OpenTelemetry
+    from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor  # noqa: PLC0415
+
+    from tracedjobs.telemetry.otel_logs import OtelLogEvents  # noqa: PLC0415
+
+    provider = logs_api.get_logger_provider()
+    if not isinstance(provider, LoggerProvider):
+        makes = _exporters("logs")
+        if not makes:
+            return None
+        provider = LoggerProvider(resource=resource)
+        for make in makes:
+            provider.add_log_record_processor(BatchLogRecordProcessor(Logs(make, "Log records")))
+        logs_api.set_logger_provider(provider)
+    listener = OtelLogEvents(provider)
+    events.subscribe(listener)
+    return listener
+
+
+# -- exporters ---
+
+
+def _exporters(group: str) -> list[Callable[[], Any]]:
+    """What makes the exporters that the environment asks for, OTLP where it says nothing."""
+    setting = f"OTEL_{group.upper()}_EXPORTER"
+    names = [name.strip() for name in (os.environ.get(setting) or "otlp").split(",")]
+    if "none" in names:
+        return []
+    return [
+        named(group, _protocol(group) if name == "otlp" else name, setting)
+        for name in names
+        if name
+    ]
+
+
+def _protocol(group: str) -> str:
+    general = "OTEL_EXPORTER_OTLP_PROTOCOL"
+    special = f"OTEL_EXPORTER_OTLP_{group.upper()}_PROTOCOL"
+    setting = special if os.environ.get(special) else general
+    protocol = (os.environ.get(setting) or "").strip().lower()
+    known = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+    if protocol:
+        if protocol not in known:
+            msg = f"{setting}={protocol} is none of grpc and http/protobuf"
+            raise SettingsError(msg)
+        return known[protocol]
+    endpoint = (
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{group.upper()}_ENDPOINT")
+        or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        or ""
+    )
+    return known["grpc" if _port(endpoint) == GRPC_PORT else "http/protobuf"]
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlsplit(endpoint).port
+    except ValueError:
+        msg = f"the OTLP endpoint {endpoint} has no valid port"
+        raise SettingsError(msg) from None

@@ -1,0 +1,324 @@
+"""Tells OpenTelemetry of the jobs that this process submits and runs.
+
+While a job runs, the span of its open step, or of its run, is the current one: what the user
+begins there is its child. The spans themselves are made from the record, see `spans`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as contexts
+from opentelemetry import trace as api
+from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+
+from tracedjobs._core.clock import boot_time
+from tracedjobs._core.trace import Scope, Trace
+from tracedjobs.errors import StoreError
+from tracedjobs.telemetry.sender import STEPS_EVERY, Sender
+from tracedjobs.telemetry.spans import Extras, context_of, messaging, segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.util.types import Attributes, AttributeValue
+
+    from tracedjobs._core.records import JobRecord, Position
+    from tracedjobs._core.run import Run
+    from tracedjobs._core.step import Step
+    from tracedjobs.events import Event as JobEvent
+    from tracedjobs.stores.base import Store
+    from tracedjobs.telemetry.sender import SpanSink
+
+__all__ = ["JobSpan", "JobTracing"]
+
+FIRST_SEGMENT: Final = 15.0
+LONGEST_SEGMENT: Final = 600.0
+MOST_EXTRAS: Final = 128
+"""Attributes, events and links each on a span of ours: OpenTelemetry's own limit."""
+
+
+class JobSpan(api.NonRecordingSpan):
+    """The current span in a job. Its end is the record's matter; the rest is kept as it is told."""
+
+    def __init__(self, context: api.SpanContext, extras: Extras | None) -> None:
+        """Stand for the span of that context; without `extras` nothing is kept."""
+        super().__init__(context)
+        self._extras = extras
+
+    def is_recording(self) -> bool:
+        """Whether what is put on it will be sent."""
+        return self._extras is not None
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Put an attribute on it; ours win over those of the same key."""
+        extras = self._extras
+        if extras is not None and (
+            len(extras.attributes) < MOST_EXTRAS or key in extras.attributes
+        ):
+            extras.attributes[key] = value
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Put several on it."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(
+        self, name: str, attributes: Attributes = None, timestamp: int | None = None
+    ) -> None:
+        """Put an event on it."""
+        extras = self._extras
+        if extras is not None and len(extras.events) < MOST_EXTRAS:
+            extras.events.append(Event(name, attributes, timestamp=timestamp or time.time_ns()))
+
+    def add_link(self, context: api.SpanContext, attributes: Attributes = None) -> None:
+        """Link it to another span."""
+        extras = self._extras
+        if extras is not None and len(extras.links) < MOST_EXTRAS:
+            extras.links.append(api.Link(context, attributes))
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
+    ) -> None:
+        """Put an event of that exception on it."""
+        kind = type(exception)
+        told = {
+            "exception.type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+            "exception.message": str(exception),
+            "exception.escaped": str(escaped),
+        }
+        self.add_event("exception", {**told, **(attributes or {})}, timestamp)
+
+
+@dataclass(slots=True)
+class _Traced:
+    """A run whose spans this process sends."""
+
+    run: Run
+    trace: Trace
+    outside: Context
+    steps_done: int = 0
+    known: str | None = None
+    """Where the open step was taken up, once the store is sure to have it."""
+    spans: list[str] = field(default_factory=list)
+    step: str | None = None
+    segments: int = 0
+    segment_from: tuple[float, Position] | None = None
+    segment_at: float = 0.0
+    segment_length: float = FIRST_SEGMENT
+
+
+class JobTracing:
+    """What `tracedjobs._core.trace.Tracing` asks for."""
+
+    def __init__(
+        self,
+        sink: SpanSink,
+        tracer: api.Tracer,
+        sampler: Sampler | None,
+        *,
+        segments: bool = True,
+    ) -> None:
+        """Send to that sink; `tracer` makes the spans of submissions, and `sampler` decides."""
+        self.extras: dict[str, Extras] = {}
+        self.sender = Sender(sink, self.extras)
+        self.sender.on_tick = self._tick
+        self._sink = sink
+        self._tracer = tracer
+        self._sampler = sampler
+        self._segments = segments
+        self._ids = RandomIdGenerator()
+        self._runs: dict[Run, _Traced] = {}
+        self._ticked_at = 0.0
+        self._ended: list[tuple[float, list[str]]] = []
+        self._lock = threading.Lock()
+
+    # -- what the core tells ---
+
+    @contextmanager
+    def submitting(self, job: JobRecord, scope: Scope) -> Iterator[str | None]:
+        """See `Tracing.submitting`."""
+        with self._tracer.start_as_current_span(
+            f"send {job.queue or job.name}",
+            kind=api.SpanKind.PRODUCER,
+            attributes=messaging(job, "send"),
+        ) as span:
+            sent = span.get_span_context()
+            if not sent.is_valid:
+                yield None
+                return
+            ids = Trace(
+                f"{sent.trace_id:032x}", f"{sent.span_id:016x}", sampled=sent.trace_flags.sampled
+            )
+            parent = ids.text().partition(" ")[0]
+            yield self._new(sampled=ids.sampled, sent=parent, scope=scope).text()
+
+    def new_trace(self, job: JobRecord, scope: Scope) -> str | None:
+        """See `Tracing.new_trace`."""
+        made = self._new(sampled=True, sent=None, scope=scope)
+        if self._sampler is not None:
+            decision = self._sampler.should_sample(
+                contexts.Context(),
+                int(made.trace_id, 16),
+                f"job {job.name}",
+                api.SpanKind.INTERNAL,
+                messaging(job, "process"),
+            )
+            made = made._replace(sampled=decision.decision is not Decision.DROP)
+        return made.text()
+
+    def began(self, run: Run) -> None:
+        """See `Tracing.began`."""
+        trace = Trace.read(run.record.trace)
+        if trace is None:
+            return
+        traced = _Traced(run, trace, contexts.get_current())
+        if trace.sampled:
+            self._runs[run] = traced
+            if run.number > 1:
+                self.sender.tell(run.store, run.record.id, soon=True)  # of the runs before
+            self.sender.watch(run.store)
+        else:
+            self._runs[run] = traced
+        self._attach(traced, None)
+
+    def entered(self, run: Run, step: Step) -> None:
+        """See `Tracing.entered`."""
+        traced = self._runs.get(run)
+        if traced is not None:
+            traced.known = None
+            self._attach(traced, step.name)
+
+    def left(self, run: Run) -> None:
+        """See `Tracing.left`."""
+        traced = self._runs.get(run)
+        if traced is not None:
+            contexts.attach(self._context(traced, None))
+            if traced.trace.sampled:
+                self.sender.tell(run.store, run.record.id, soon=False)
+
+    def ended(self, run: Run) -> None:
+        """See `Tracing.ended`."""
+        traced = self._runs.pop(run, None)
+        if traced is None:
+            return
+        contexts.attach(traced.outside)
+        if traced.trace.sampled:
+            with self._lock:
+                self._ended.append((boot_time(), traced.spans))
+            self.sender.tell(run.store, run.record.id, soon=True)
+
+    def closing(self, store: Store) -> None:
+        """See `Tracing.closing`."""
+        self.sender.flush(store)
+
+    # -- for those that send what the user made ---
+
+    def make_parents_known(self) -> None:
+        """See to it that each open step of this process is in the store.
+
+        Called before spans of the user leave the process: should it be killed right after, the one
+        who finds the job can tell of the span that they are children of.
+        """
+        for traced in list(self._runs.values()):
+            run = traced.run
+            position = run.live_position() if traced.trace.sampled else None
+            if position is None or position.entered == traced.known or run.state_touched:
+                continue
+            with suppress(StoreError):
+                run.store.save_one(run.take_save())
+                traced.known = position.entered
+
+    def note_event(self, event: JobEvent) -> None:
+        """Put an event of the user's own on the current span of his job."""
+        span = api.get_current_span()
+        if isinstance(span, JobSpan):
+            told = {
+                f"tracedjobs.event.{key}": value
+                if isinstance(value, (bool, int, float))
+                else str(value)
+                for key, value in event.payload.items()
+                if key not in {"job", "job_id", "run", "step", "cursor"}
+            }
+            span.add_event(f"tracedjobs.{event.name}", told, event.timestamp)
+
+    # -- its own ---
+
+    def _new(self, *, sampled: bool, sent: str | None, scope: Scope) -> Trace:
+        trace_id, root = self._ids.generate_trace_id(), self._ids.generate_span_id()
+        return Trace(f"{trace_id:032x}", f"{root:016x}", sampled, sent, scope)
+
+    def _attach(self, traced: _Traced, step: str | None) -> None:
+        # Attached without a token: a run that begins in one context may be closed in another.
+        contexts.attach(self._context(traced, step))
+
+    def _context(self, traced: _Traced, step: str | None) -> Context:
+        run, trace = traced.run, traced.trace
+        extras = None
+        if trace.sampled:
+            span_id = trace.span_of(run.number, step)
+            extras = self.extras.get(span_id)
+            if extras is None:
+                extras = self.extras[span_id] = Extras()
+                traced.spans.append(span_id)
+        return api.set_span_in_context(
+            JobSpan(context_of(trace, run.number, step), extras), traced.outside
+        )
+
+    def _tick(self) -> None:
+        now = boot_time()
+        if now - self._ticked_at < 1.0:
+            return
+        self._ticked_at = now
+        with self._lock:
+            old = [spans for at, spans in self._ended if now - at > 20 * STEPS_EVERY]
+            self._ended = [each for each in self._ended if now - each[0] <= 20 * STEPS_EVERY]
+        for spans in old:
+            for span_id in spans:
+                self.extras.pop(span_id, None)
+        if self._segments:
+            made = [self._segment(each) for each in list(self._runs.values())]
+            spans_made: list[ReadableSpan] = [each for each in made if each is not None]
+            if spans_made:
+                self._sink.send(spans_made)
+
+    def _segment(self, traced: _Traced) -> ReadableSpan | None:
+        run = traced.run
+        if not traced.trace.sampled or run.ended:
+            return None
+        position = run.live_position()
+        now = run.store.time()
+        if run.current is None or position is None or position.step != traced.step:
+            traced.step = None if run.current is None or position is None else position.step
+            traced.segment_from = None if position is None else (now, position)
+            traced.segment_length = FIRST_SEGMENT
+            traced.segment_at = boot_time() + FIRST_SEGMENT
+            return None
+        if boot_time() < traced.segment_at or traced.segment_from is None:
+            return None
+        traced.segments += 1
+        made = segment(
+            run.record,
+            run.number,
+            traced.segments,
+            self._sink.resource(),
+            first=traced.segment_from,
+            last=(now, position),
+        )
+        traced.segment_from = (now, position)
+        traced.segment_length = min(traced.segment_length * 2, LONGEST_SEGMENT)
+        traced.segment_at = boot_time() + traced.segment_length
+        return made

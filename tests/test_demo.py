@@ -25,6 +25,7 @@ from tracedjobs.demo.acts import Act, Pulse, View, arguments
 from tracedjobs.demo.check import check
 from tracedjobs.demo.data import DemoError, Folder, RunFailedError
 from tracedjobs.demo.story import Opening, Verdict, tell
+from tracedjobs.demo.witness import agreement
 
 ROWS = 30_000
 TRACEDJOBS = (sys.executable, "-m", "tracedjobs")
@@ -67,6 +68,23 @@ def test_what_the_kill_made_the_next_run_do_again_is_counted_row_by_row(played: 
             "SELECT count(*) FROM (SELECT 1 FROM writes GROUP BY starts_at HAVING count(*) > 1)"
         ).fetchone()
     assert [act.redone for act in played.acts] == [0, 0, twice]
+
+
+def test_telemetry_tells_the_same_story(played: Played) -> None:
+    told = played.verdict.told
+    assert told is not None
+    assert all(finding.ok for finding in agreement(told, ROWS, told_redone(played)))
+    lost = [span for span in told.spans if span.attributes.get("tracedjobs.run.outcome") == "lost"]
+    (span,) = lost
+    assert span.attributes["tracedjobs.worker"] != span.resource["tracedjobs.worker"]
+    wrong = [finding.ok for finding in agreement(told, ROWS - 1, told_redone(played))]
+    assert wrong == [True, False, False]
+    without_root = replace(told, spans=told.spans[1:])
+    assert not agreement(without_root, ROWS, told_redone(played))[0].ok
+
+
+def told_redone(played: Played) -> int:
+    return sum(act.redone for act in played.acts)
 
 
 def more_writes(act: Act, number: int) -> Act:
@@ -141,7 +159,7 @@ def test_the_command_fails_loudly_when_a_row_is_lost_between_two_runs(
     result = CliRunner().invoke(group, command)
     assert result.exit_code == 1
     assert "✗ 29,999 rows in the database, 30,000 in the file" in result.output
-    assert "FAILED: 2 of 7 figures are off." in result.output
+    assert "FAILED: 4 of 10 figures are off." in result.output
     assert "Nothing lost" not in result.output
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tracedjobs._core.snapshot import JobSnapshot
     from tracedjobs.demo.receiver import Received, Receiver
 
-PROTOCOLS: Final = ("http/protobuf", "grpc")
 TRACED: Final = """
 import random
 from opentelemetry import trace
@@ -64,8 +63,7 @@ SWEEP: Final = (
     + """
 telemetry.configure(service_name="sweep", logs=False)
 with Runtime(URL) as runtime:
-    from tracedjobs._core import trace as slot
-    slot.installed.sender.watch(runtime.store)
+    telemetry.watch(runtime)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         runtime.recover()
@@ -81,14 +79,26 @@ def traced(ctx: Context, items: int, pace: float, *, fails: bool) -> None:
     """As in `TRACED`, to be submitted by the test's own process, which has no telemetry."""
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.fixture
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a store that processes share."""
+    if request.param == "redis":
+        return f"{request.getfixturevalue('redis_server').url}?prefix=tj{os.urandom(6).hex()}"
+    return f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kept"),
+    [("http/protobuf", "sqlite"), ("grpc", "redis")],
+    indirect=["kept"],
+)
 @pytest.mark.timeout(240)
 def test_no_span_is_lost_with_its_process_nor_sent_twice(
-    tmp_path: Path, children: Children, protocol: str
+    kept: str, children: Children, protocol: str
 ) -> None:
+    url = kept
     kills = int(os.environ.get("TRACEDJOBS_SPAN_KILLS", "12"))
     chance = random.Random(7)
-    url = f"sqlite:///{tmp_path}/jobs.db"
     with receiving(protocol) as (receiver, env), Runtime(url, lease_ttl=2.0) as runtime:
         jobs: list[str] = []
         for number in range(kills // 4):
@@ -105,7 +115,7 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
                 runtime.cancel(job_id)
             else:
                 runtime.pause(job_id)
-        sweeper = children.start(SWEEP, url, "none", env=env)
+        sweeper, other = (children.start(SWEEP, url, "none", env=env) for _ in range(2))
         until(
             lambda: _all_there(receiver, [runtime.get(each) for each in jobs]),
             "all spans are there",
@@ -124,6 +134,7 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
             "the roots of those that were paused are there",
         )
         sweeper.kill()
+        other.kill()
         check_whole(receiver.spans)
         for job_id in jobs:
             check_story(receiver.spans, runtime.get(job_id))
@@ -144,3 +155,101 @@ def _all_there(receiver: Receiver, jobs: list[JobSnapshot]) -> bool:
         for job in jobs
         if job.trace_id is not None
     )
+
+
+def test_a_receiver_that_is_away_has_everything_once_it_is_back(
+    tmp_path: Path, children: Children
+) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with receiving("http/protobuf") as (gone, env):
+        port = gone.port
+    env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "1"
+    with Runtime(url, lease_ttl=2.0) as runtime:
+        job_id = runtime.submit(traced, 3, 0.0, fails=False)
+        said = children.start(WORK, url, job_id, env=env).ends()
+        assert said.count("Spans of jobs cannot be sent: ") == 1
+        with receiving("http/protobuf", port) as (receiver, _):
+            sweeper = children.start(SWEEP, url, "none", env=env)
+            until(lambda: _all_there(receiver, [runtime.get(job_id)]), "the spans come")
+            swept = sweeper.text().count("swept")
+            until(lambda: sweeper.text().count("swept") > swept + 1, "nothing more comes")
+            sweeper.kill()
+            ours = [span for span in receiver.spans if span.resource["service.name"] == "sweep"]
+            check_whole(ours)
+            check_story(ours, runtime.get(job_id))
+
+
+SAYS: Final = """
+import logging
+logging.basicConfig(format="%(message)s")
+from tracedjobs import telemetry
+telemetry.configure()
+from tracedjobs._core import trace
+say("installed", trace.installed is not None)
+with Runtime("memory://") as runtime:
+    job_id = runtime.submit(count, "out", 2, 0.0)
+    say("outcome", runtime.perform(job_id).status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "line", "installed"),
+    [
+        ({"OTEL_SDK_DISABLED": "true"}, None, False),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}, None, False),
+        (
+            {"OTEL_TRACES_EXPORTER": "zipkin2", "OTEL_LOGS_EXPORTER": "none"},
+            (
+                "Telemetry is off: OTEL_TRACES_EXPORTER=zipkin2 names an exporter that is not "
+                "installed; there are "
+            ),
+            False,
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/xml", "OTEL_LOGS_EXPORTER": "none"},
+            (
+                "Telemetry is off: OTEL_EXPORTER_OTLP_PROTOCOL=http/xml is none of grpc and "
+                "http/protobuf. Jobs go on."
+            ),
+            False,
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:99999"},
+            "Telemetry is off: the OTLP endpoint http://127.0.0.1:99999 has no valid port. ",
+            False,
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+                "OTEL_LOGS_EXPORTER": "none",
+            },
+            "Spans of jobs cannot be sent: ",
+            True,
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+                "OTEL_LOGS_EXPORTER": "none",
+            },
+            "Spans of jobs cannot be sent: ",
+            True,
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_jobs_go_on(
+    children: Children,
+    tmp_path: Path,
+    setting: dict[str, str],
+    line: str | None,
+    installed: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    said = children.start(SAYS, "memory://", "none", env=setting).ends().splitlines()
+    assert f"installed {installed}" in said
+    assert "outcome completed" in said
+    rest = [each for each in said if not each.startswith(("installed ", "outcome ", "run "))]
+    found = [each for each in rest if line is not None and each.startswith(line)]
+    assert len(found) == (line is not None), said
+    assert all(each.startswith(("Spans cannot be sent: ", line or " ")) for each in rest), said

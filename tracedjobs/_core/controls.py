@@ -255,7 +255,7 @@ def _apply(
         if ends_run:
             taken = takeover(stored)
             columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
-            closed = close_lost(tally, store, stored, taken.position)
+            closed = close_lost(tally, store, stored, taken)
             counting.items(tally, head, taken.position, taken.redone)
         if columns.get("status") is Status.CANCELLED:
             counting.finished(tally, head, Status.CANCELLED, now)

@@ -26,7 +26,7 @@ from tracedjobs._core.records import (
     expiry,
     left_text,
 )
-from tracedjobs._core.takeover import columns_of, forget, left_for_others, takeover
+from tracedjobs._core.takeover import Takeover, columns_of, forget, left_for_others, takeover
 from tracedjobs._core.waiting import Ask, Flow
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -230,7 +230,7 @@ def _start(
     tally = counting.started(head, now)
     if counts:
         tally.add("resumptions")
-    closed = close_lost(tally, store, stored, goes_on.position) if lost else None
+    closed = close_lost(tally, store, stored, goes_on) if lost else None
     counting.items(tally, head, goes_on.position, goes_on.redone)
     if head.trace is None and trace.installed is not None:
         traced = {"trace": trace.installed.new_trace(head, job.options.trace)}
@@ -281,11 +281,10 @@ def _last_sign_of_life(store: Store, stored: Stored, left: Position | None) -> f
     return min(max(signs, default=head.submitted_at), store.time())
 
 
-def close_lost(
-    tally: counting.Tally, store: Store, stored: Stored, position: Position | None
-) -> RunEnd:
-    """Count the end of a run that was found lost at `position`; how it is closed."""
-    left = _taken_up(stored, position)
+def close_lost(tally: counting.Tally, store: Store, stored: Stored, taken: Takeover) -> RunEnd:
+    """Count the end of a run that was found lost, and is taken over so; how it is closed."""
+    position = taken.position
+    left = _taken_up(stored, taken)
     ended_at = _last_sign_of_life(store, stored, left)
     counting.lost(
         tally,
@@ -297,12 +296,17 @@ def close_lost(
     return RunEnd(run, "lost", "lost", ended_at, left_text(left, run))
 
 
-def _taken_up(stored: Stored, position: Position | None) -> Position | None:
-    # Where the store has not heard of the step, the flight recorder tells when it began: in that
-    # run, for a step of an earlier one would be known.
-    if position is None or position.entered is not None or stored.open_position is not None:
+def _taken_up(stored: Stored, taken: Takeover) -> Position | None:
+    """The position, with where that run took the step up, if only the flight recorder knows it."""
+    position, saved, run = taken.position, stored.open_position, stored.job.run
+    entered = None if position is None else Entered.read(position.entered)
+    if position is None or not taken.open or (entered is not None and entered.run == run):
         return position
-    entered = Entered(position.started_at, run=stored.job.run)
+    # Where the run found the step: at what was saved before it, or where the step begins.
+    began = stored.runs[-1].started_at if stored.runs else 0.0
+    entered = Entered(max(position.started_at, began), run=run)
+    if saved is not None:
+        entered = entered._replace(cursor=saved.cursor, items=saved.items)
     return position._replace(entered=entered.text())
 
 
@@ -325,7 +329,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
     error = limit_error(job)
     now = store.time()
     tally = counting.Tally(head)
-    closed = close_lost(tally, store, stored, taken.position) if lost else None
+    closed = close_lost(tally, store, stored, taken) if lost else None
     counting.items(tally, head, taken.position, taken.redone)
     counting.finished(tally, head, Status.FAILED, now)
     change = Change(

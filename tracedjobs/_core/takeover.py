@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import owner
@@ -62,6 +62,8 @@ class Takeover:
     redone: int = 0
     found: bool = False
     """Whether the run's cell was there."""
+    open: bool = field(default=False, compare=False)
+    """Whether it said that the run had the step of `position` open."""
 
 
 def takeover(stored: Stored) -> Takeover:
@@ -92,8 +94,9 @@ def takeover(stored: Stored) -> Takeover:
     ):
         return Takeover(saved, found=True)
     if not left.step or cell.numbers[KIND] == COUNTED:
-        return Takeover(saved, redone=left.items - done, found=True)
-    return Takeover(left, found=True)
+        known = saved is not None and saved.step == left.step
+        return Takeover(saved, redone=left.items - done, found=True, open=known)
+    return Takeover(left, found=True, open=True)
 
 
 def columns_of(stored: Stored, taken: Takeover) -> dict[str, object]:

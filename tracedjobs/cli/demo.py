@@ -20,7 +20,7 @@ from rich.text import Text
 from tracedjobs.cli.hints import program
 from tracedjobs.cli.options import FAILED, INTERRUPTED
 from tracedjobs.cli.phrases import count, duration, size
-from tracedjobs.cli.screen import bar, console, marks, shows_live
+from tracedjobs.cli.screen import STYLES, bar, console, marks, shows_live
 from tracedjobs.demo.acts import JOB_ID, Act, Pulse, arguments
 from tracedjobs.demo.data import Folder, RunFailedError
 from tracedjobs.demo.story import Opening, Verdict, tell
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from tracedjobs.cli.screen import Marks
+    from tracedjobs.demo.witness import Testimony
 
 __all__ = ["demo"]
 
 BAR: Final = 24
+TRACE: Final = 40
+"""Characters of the trace's time."""
 BY_CTRL_C: Final = 130
 
 
@@ -105,6 +108,8 @@ class _Stage:
                     case Verdict():
                         verdict = piece
         assert verdict is not None  # noqa: S101 - a story that is not broken off ends with it
+        if verdict.told is not None:
+            self._print(self._waterfall(verdict.told))
         self._print(self._verdict(verdict))
         return verdict
 
@@ -168,6 +173,42 @@ class _Stage:
             (text, style),
         )
 
+    def _waterfall(self, told: Testimony) -> Group:
+        """The trace as it arrived over OTLP: each span a bar on the time of the whole."""
+        spans = [*([] if told.sent is None else [told.sent]), *told.spans]
+        if not told.spans:
+            return Group(Text("\nNo span arrived.", "red"))
+        began = min(span.started for span in spans)
+        whole = max(max(span.ended for span in spans) - began, 1)
+        depths = {"": -1}
+        lines: list[RenderableType] = [
+            Text.assemble(
+                ("\nThe same, told by OpenTelemetry", "bold"),
+                f" (trace {spans[-1].trace_id[:8]}, as it arrived over OTLP)\n",
+            )
+        ]
+        for span in spans:
+            depth = depths[span.span_id] = depths.get(span.parent_id, 0) + 1
+            outcome = str(
+                span.attributes.get("tracedjobs.run.outcome")
+                or span.attributes.get("tracedjobs.step.outcome")
+                or span.attributes.get("tracedjobs.job.outcome", "")
+            )
+            first = min(round((span.started - began) / whole * TRACE), TRACE - 1)
+            length = max(round((span.ended - span.started) / whole * TRACE), 1)
+            drawn = self.marks.full * min(length, TRACE - first)
+            kind, _, name = span.name.partition(" ")
+            label = f"{'  ' * depth}{kind} {name.rpartition(':')[2]}"
+            lines.append(
+                Text.assemble(
+                    f"  {label:<24} ",
+                    (" " * first + drawn.ljust(TRACE - first), STYLES.get(outcome, "")),
+                    f" {_seconds(span.ended - span.started):>7}  ",
+                    (outcome, STYLES.get(outcome, "")),
+                )
+            )
+        return Group(*lines)
+
     def _verdict(self, verdict: Verdict) -> Group:
         lines: list[RenderableType] = [Text("\nChecked", "bold")]
         for finding in verdict.findings:
@@ -193,6 +234,11 @@ class _Stage:
     def _commands(self, *commands: tuple[str, ...]) -> Text:
         typed = program()
         return Text("\n".join(f"  {typed} {shlex.join(words)}" for words in commands), "cyan")
+
+
+def _seconds(nanoseconds: int) -> str:
+    seconds = nanoseconds / 1e9
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _ms(seconds: float) -> str:

@@ -11,6 +11,7 @@ import click
 from tracedjobs._core.runtime import Runtime
 from tracedjobs.cli.options import Refused, store_option
 from tracedjobs.cli.screen import console
+from tracedjobs.cli.telemetry import telemetry_if_asked
 
 __all__ = ["exporter"]
 
@@ -49,6 +50,8 @@ def exporter(
 
     All workers' figures come from the store: one exporter is enough for all of them, and goes on
     when they die.
+
+    Where OTEL_EXPORTER_OTLP_ENDPOINT is set, it also sends the spans that killed workers left.
     """
     from tracedjobs.telemetry.exporter import Exporter  # noqa: PLC0415 - slow, for this command
 
@@ -69,6 +72,7 @@ def exporter(
         except OSError as error:
             msg = f"It cannot listen on {host}, port {port}: {error.strerror or error}."
             raise Refused(msg) from error
+        telemetry_if_asked(runtime)
         with server:
             words = f"Metrics of {runtime.store.url}: {server.address}/metrics  (Ctrl-C ends it)"
             console().print(words, soft_wrap=True, markup=False, highlight=False)

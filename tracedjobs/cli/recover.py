@@ -13,6 +13,7 @@ from tracedjobs.cli.hints import Hints
 from tracedjobs.cli.options import existing_store, json_option, store_option
 from tracedjobs.cli.phrases import safe
 from tracedjobs.cli.screen import console
+from tracedjobs.cli.telemetry import telemetry_if_asked
 from tracedjobs.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def recover(
     """
     hints = Hints.of(ctx)
     with existing_store(store) as runtime:
+        telemetry_if_asked(runtime)
         if watch:
             _watch(runtime, hints, every, as_json=as_json)
             return

@@ -21,6 +21,7 @@ from tracedjobs.cli.phrases import duration, plural, safe, shortened, spans, val
 from tracedjobs.cli.screen import console
 from tracedjobs.cli.steps import expected_names
 from tracedjobs.cli.target import find_target
+from tracedjobs.cli.telemetry import telemetry_if_asked
 from tracedjobs.errors import LeaseLostError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run(
     """  # noqa: D301 - the character is click's: it keeps lines as they are
     job = find_target(target)
     with Runtime(store) as runtime, StopSignals():
+        telemetry_if_asked(runtime)
         resolved = _submitted(runtime, job, args, job_id)
         ctx.exit(_Performance(runtime, job, resolved, target, Hints.of(ctx)).perform(every))
 

@@ -5,6 +5,7 @@ The processes are those of the command line, `python -m tracedjobs run …`; not
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sqlite3
@@ -19,7 +20,7 @@ from tracedjobs.demo.data import RunFailedError
 from tracedjobs.demo.flights import import_flights
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from tracedjobs.demo.data import Folder
 
@@ -112,8 +113,12 @@ def arguments(folder: Folder) -> list[str]:
     ]
 
 
-def play(folder: Folder, run: int, ending: Ending, size: int) -> Generator[Pulse, None, Act]:
+def play(
+    folder: Folder, run: int, ending: Ending, size: int, environment: Mapping[str, str]
+) -> Generator[Pulse, None, Act]:
     """Start a run, tell how it goes, and end it as `ending` says.
+
+    `environment`: what the process has besides that of this one.
 
     Raises `RunFailedError` when it ends before or otherwise. When the caller leaves early, the
     run is interrupted with SIGTERM, so that it can be resumed.
@@ -121,7 +126,7 @@ def play(folder: Folder, run: int, ending: Ending, size: int) -> Generator[Pulse
     before = look(folder, size)
     place = random.uniform(*ending.between)  # noqa: S311 - no secret
     began, began_at = time.monotonic(), time.time()
-    with _process(folder) as process:
+    with _process(folder, environment) as process:
         yield from _watch(process, folder, run, size, place if ending.kill else None)
         sent = time.monotonic()
         if ending.kill:
@@ -181,12 +186,17 @@ def _watch(
 
 
 @contextmanager
-def _process(folder: Folder) -> Generator[subprocess.Popen[bytes]]:
+def _process(folder: Folder, environment: Mapping[str, str]) -> Generator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "tracedjobs", *arguments(folder)]
     with folder.log.open("ab") as log:
         # A group of its own: Ctrl-C on a terminal goes to all of a group, and is ours to pass on.
         process = subprocess.Popen(  # noqa: S603 - this package
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+            env={**os.environ, **environment},
         )
     try:
         yield process

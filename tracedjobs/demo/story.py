@@ -15,6 +15,7 @@ from tracedjobs.demo.acts import JOB_ID, SCRIPT, Act, Pulse, play
 from tracedjobs.demo.check import Finding, check
 from tracedjobs.demo.data import DemoError, Folder, archive
 from tracedjobs.demo.flights import opened
+from tracedjobs.demo.witness import Testimony, agreement, hear, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -36,6 +37,8 @@ class Verdict:
     acts: tuple[Act, ...]
     findings: tuple[Finding, ...]
     seconds: float
+    told: Testimony | None = None
+    """What telemetry says; `None` where OTLP is not installed."""
 
     @property
     def ok(self) -> bool:
@@ -66,14 +69,21 @@ def tell(
     yield Opening(size)
     began = time.monotonic()
     acts: list[Act] = []
-    for run, ending in enumerate(SCRIPT, start=1):
-        act = yield from play(folder, run, ending, size)
-        acts.append(act)
-        yield act
-        between(act)
-    with closing(Runtime(folder.store)) as runtime:
-        findings = check(folder, acts, runtime.get(JOB_ID))
-    yield Verdict(tuple(acts), tuple(findings), time.monotonic() - began)
+    told: Testimony | None = None
+    with listening() as (receiver, environment):
+        for run, ending in enumerate(SCRIPT, start=1):
+            act = yield from play(folder, run, ending, size, environment)
+            acts.append(act)
+            yield act
+            between(act)
+        seconds = time.monotonic() - began
+        with closing(Runtime(folder.store)) as runtime:
+            job = runtime.get(JOB_ID)
+            findings = check(folder, acts, job)
+            if receiver is not None:
+                told = hear(receiver, runtime, job.trace_id)
+                findings += agreement(told, acts[-1].after.rows, sum(act.redone for act in acts))
+    yield Verdict(tuple(acts), tuple(findings), seconds, told)
 
 
 def _refuse_second(folder: Folder) -> None:

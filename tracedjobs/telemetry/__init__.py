@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
     from tracedjobs.telemetry.lines import JobFilter, log_events
-    from tracedjobs.telemetry.setup import configure, flush
+    from tracedjobs.telemetry.setup import configure, flush, watch
     from tracedjobs.telemetry.store_collector import StoreCollector
 
-__all__ = ["JobFilter", "collector", "configure", "flush", "log_events"]
+__all__ = ["JobFilter", "collector", "configure", "flush", "log_events", "watch"]
 
-_HOMES = {"JobFilter": "lines", "configure": "setup", "flush": "setup", "log_events": "lines"}
+_HOMES = {
+    "JobFilter": "lines",
+    "configure": "setup",
+    "flush": "setup",
+    "log_events": "lines",
+    "watch": "setup",
+}
 
 
 def __getattr__(name: str) -> object:

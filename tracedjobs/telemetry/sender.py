@@ -179,9 +179,10 @@ class Sender:
             spans += owed.spans
             revision = stored.job.revision
             sent.append(SpansSent(job_id, claim, revision, owed.steps, owed.runs, owed.root))
-        # Else the claim stays until it ends, and then whoever looks first tries again.
-        if not spans or self._sink.send(spans):
-            store.spans_sent(sent)
+        if spans and not self._sink.send(spans):
+            # The claims go back, and whoever looks first tries again.
+            sent = [SpansSent(each.job_id, each.claim, -1, 0, 0, root=False) for each in sent]
+        store.spans_sent(sent)
 
     def _after_fork_in_child(self) -> None:
         self._changed = threading.Condition()

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
+    from tracedjobs._core.runtime import Runtime
 
-__all__ = ["configure", "flush", "wanted"]
+
+__all__ = ["configure", "flush", "watch"]
 
 UNKNOWN_SERVICE: Final = "unknown_service"
 GRPC_PORT: Final = 4317
@@ -68,11 +70,12 @@ def configure(
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
     resource = _resource(service_name)
+    wrong: dict[str, None] = {}
     if spans and _tracing is None:
         try:
             _tracing = _joined_or_made(resource, segments=segments)
         except SettingsError as error:
-            _say(error)
+            wrong[str(error)] = None
         if _tracing is not None:
             trace.installed = _tracing
             events.subscribe(_tracing.note_event, _is_the_users)
@@ -80,7 +83,9 @@ def configure(
         try:
             _logging = _subscribed_logs(resource)
         except SettingsError as error:
-            _say(error)
+            wrong[str(error)] = None
+    for each in wrong:
+        _log.warning("Telemetry is off: %s. Jobs go on.", each)
 
 
 def flush() -> None:
@@ -89,15 +94,13 @@ def flush() -> None:
         _tracing.sender.flush()
 
 
-def wanted() -> bool:
-    """Whether the environment asks for telemetry: the command line does without else."""
-    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "none")
-    return any(os.environ.get(name) for name in names) or exporter not in {"", "none"}
+def watch(runtime: Runtime) -> None:
+    """Send also what others left in that runtime's store, as killed workers do.
 
-
-def _say(error: SettingsError) -> None:
-    _log.warning("Telemetry is off: %s. Jobs go on.", error)
+    A process that runs a job does so for its store anyway.
+    """
+    if _tracing is not None:
+        _tracing.sender.watch(runtime.store)
 
 
 def _is_the_users(event: events.Event) -> bool:

@@ -32,6 +32,8 @@ BENCHMARKS: Final = {
     "saver": "benchmarks.live:measure_tick",
     "recorder": "benchmarks.recorder:measure",
     "csv": "benchmarks.csv_rows:measure",
+    "telemetry": "benchmarks.telemetry:measure_cost",
+    "scrape": "benchmarks.telemetry:measure_scrape",
     "redis-durable": "benchmarks.redis_store:measure_durable",
     "redis-tick": "benchmarks.redis_store:measure_tick",
     "redis-cpu": "benchmarks.redis_store:measure_cpu",

@@ -13,8 +13,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
 
-from tracedjobs import AsyncContext, Context, Runtime, events, job
+from tracedjobs import AsyncContext, Context, Runtime, events, job, telemetry
 from tracedjobs._core import trace
 from tracedjobs.telemetry import setup
 from tracedjobs.telemetry.exporting import WholeTrees
@@ -320,3 +322,26 @@ def test_spans_within_others_leave_with_them(traced: Traced) -> None:
         pass
     assert seen == [[], ["inner", "outer"]]
     assert names()[2:] == ["within", "outside"]
+
+
+def test_metrics_name_the_trace_of_a_running_job(traced: Traced) -> None:
+    pages: list[str] = []
+
+    @job(name="test_tracing_exemplar", checkpoint_every=0)
+    def own(ctx: Context) -> None:
+        for item in ctx.each("items", range(4)):
+            if item == 3:
+                registry = CollectorRegistry()
+                registry.register(telemetry.collector(runtime))
+                page = generate_latest(registry)  # type: ignore[no-untyped-call]
+                pages.append(page.decode())
+
+    with Runtime("memory://") as runtime:
+        job_id = runtime.submit(own)
+        runtime.perform(job_id)
+        trace_id = runtime.get(job_id).trace_id
+    lines = pages[0].splitlines()
+    (info,) = [line for line in lines if line.startswith("tracedjobs_job_info{")]
+    (items,) = [line for line in lines if line.startswith("tracedjobs_items_processed_total{")]
+    assert f'trace_id="{trace_id}"' in info
+    assert f'# {{trace_id="{trace_id}"}} 3.0' in items

@@ -86,14 +86,16 @@ def hear(receiver: Receiver, runtime: Runtime, trace_id: str | None) -> Testimon
             break
         time.sleep(0.02)
     spans = sorted(receiver.spans, key=lambda span: span.started)
-    mine = _in_order([span for span in spans if span.trace_id == trace_id])
+    mine = [span for span in spans if span.trace_id == trace_id]
+    ordered = _in_order(mine)
+    mine = [*ordered, *(span for span in mine if span not in ordered)]
     links = {link for span in mine if not span.parent_id for link in span.links}
     sent = next((span for span in spans if span.span_id in links), None)
     return Testimony(mine, _scraped(runtime), sent)
 
 
 def _in_order(spans: Sequence[Received], parent: str = "") -> list[Received]:
-    """Each span before those within it; what is within none that is there is left out."""
+    """Each span before those within it, without those whose parent is not there."""
     return [
         each
         for span in spans

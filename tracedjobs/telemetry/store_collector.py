@@ -18,10 +18,12 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
+from tracedjobs._core.trace import Trace
 from tracedjobs.errors import TracedJobsError
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
@@ -139,6 +141,8 @@ class _Live:
 def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
     values = _by_metric(survey.totals)
     items = values.setdefault("items_processed", {})
+    exemplars: dict[Labels, Exemplar] = {}
+    """A job whose items are among them, by its trace."""
     steps = {(key[1], key[3]) for key in survey.totals if key[3]}
     for live in living:
         amount = uncounted(live.job)
@@ -146,10 +150,16 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
             known = (live.job.name, live.job.step) in steps or (live.job.name, OTHER) not in steps
             of_step = (*live.labels, live.job.step if known else OTHER)
             items[of_step] = items.get(of_step, 0.0) + amount
+            trace = Trace.read(live.job.trace)
+            if trace is not None and trace.sampled:
+                exemplars[of_step] = Exemplar(
+                    {"trace_id": trace.trace_id}, amount, live.job.progressed_at
+                )
     for name, metric in COUNTERS.items():
         family = CounterMetricFamily(PREFIX + name, metric.help, labels=metric.labels)
         for labels, value in sorted(values.get(name, {}).items()):
-            family.add_metric(labels, value)
+            of_job = exemplars.get(labels) if name == "items_processed" else None
+            family.add_metric(labels, value, exemplar=of_job)
         yield family
 
 
@@ -227,7 +237,8 @@ def _of_each(living: Iterable[_Live], now: float) -> Iterator[Metric]:
     for live in living:
         job = live.job
         labels: Labels = (*live.labels, job.id)
-        info = (*labels, job.worker or "", job.step or "", "")
+        trace = Trace.read(job.trace)
+        info = (*labels, job.worker or "", job.step or "", "" if trace is None else trace.trace_id)
         values["job_info"].append((info, 1.0))
         position = job.position
         entered = Entered.read(job.entered)

@@ -21,7 +21,6 @@ from tracedjobs._core.masking import (
     filter_parameters,
     mask,
     mask_text,
-    set_filter_parameters,
 )
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "notify",
     "set_context",
     "set_debug_mode",
-    "set_filter_parameters",
     "subscribe",
     "tagged",
     "unsubscribe",
@@ -59,7 +57,7 @@ class SourceLocation:
 class Event:
     """Something that happened to a job.
 
-    `payload` is masked, see `set_filter_parameters`. `timestamp` is in nanoseconds since the epoch.
+    `payload` is masked, see `filter_parameters`. `timestamp` is in nanoseconds since the epoch.
     `source_location` is the application's own line: of the event itself where it told it, and of
     what it called where the core did; `None` where no application is on the stack.
     """

@@ -92,7 +92,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     [("http/protobuf", "sqlite"), ("grpc", "redis")],
     indirect=["kept"],
 )
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_no_span_is_lost_with_its_process_nor_sent_twice(
     kept: str, children: Children, protocol: str
 ) -> None:

@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from tracedjobs import AsyncContext, Context, Runtime, events, job, telemetry
 from tracedjobs._core import trace
-from tracedjobs.telemetry import setup
+from tracedjobs.telemetry import setup, tracing
 from tracedjobs.telemetry.exporting import WholeTrees
 from tracedjobs.testing import interrupt_during
 
@@ -345,3 +345,34 @@ def test_metrics_name_the_trace_of_a_running_job(traced: Traced) -> None:
     (items,) = [line for line in lines if line.startswith("tracedjobs_items_processed_total{")]
     assert f'trace_id="{trace_id}"' in info
     assert f'# {{trace_id="{trace_id}"}} 3.0' in items
+
+
+def test_a_step_that_takes_long_shows_parts_of_itself_before_it_ends(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "FIRST_SEGMENT", 0.0)
+    before: list[ReadableSpan] = []
+
+    @job(name="test_tracing_segments")
+    def own(ctx: Context) -> None:
+        for item in ctx.each("items", range(10)):
+            if item in {2, 5, 9}:
+                traced.tracing._ticked_at = 0.0
+                traced.tracing._tick()
+        before.extend(traced.exporter.get_finished_spans())
+
+    with Runtime("memory://") as runtime:
+        runtime.perform(runtime.submit(own))
+        (step,) = traced.named("step ")
+    segments = [span for span in before if span.name == "segment items"]
+    assert [attributes(each)["tracedjobs.cursor.end"] for each in segments] == ["5", "9"]
+    assert [attributes(each)["tracedjobs.items.processed"] for each in segments] == [3, 4]
+    assert {parent_of(each) for each in segments} == {id_of(step)}
+    assert len({id_of(each) for each in segments}) == 2
+
+
+def test_nothing_is_told_of_a_job_after_its_context_is_left(traced: Traced) -> None:
+    with Runtime("memory://") as runtime, traced.tracer.start_as_current_span("around") as around:
+        with pytest.raises(LookupError):
+            runtime.perform(runtime.submit(failing))
+        assert api.get_current_span() is around

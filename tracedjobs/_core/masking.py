@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-__all__ = ["FILTERED", "filter_parameters", "mask", "mask_text", "set_filter_parameters"]
+__all__ = ["FILTERED", "filter_parameters", "mask", "mask_text"]
 
 FILTERED: Final = "[FILTERED]"
 DEEPEST: Final = 32
 """Levels of nesting that are looked through; what lies deeper is not told."""
 _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 
-_filters: tuple[str, ...] = (
+filter_parameters: Final[list[str]] = [
     "passw",
     "secret",
     "token",
@@ -33,24 +33,11 @@ _filters: tuple[str, ...] = (
     "cookie",
     "credential",
     "private",
-)
+]
+"""Parts of keys, in either case: what stands under a key that has one of them is masked.
 
-
-def filter_parameters() -> Sequence[str]:
-    """Parts of keys whose values are masked; letters of either case."""
-    return _filters
-
-
-def set_filter_parameters(parts: Sequence[str]) -> None:
-    """Mask the values of keys that have one of `parts` in them, and no others.
-
-    Raises `TypeError` for what is no sequence of texts.
-    """
-    global _filters  # noqa: PLW0603 - one a process, replaced whole
-    if isinstance(parts, str) or not all(isinstance(part, str) and part for part in parts):
-        msg = f"filter_parameters={parts!r} must be a list of texts that are not empty."
-        raise TypeError(msg)
-    _filters = tuple(part.lower() for part in parts)
+One list a process, to be changed in place: `filter_parameters.append("iban")`.
+"""
 
 
 def mask(value: Any) -> Any:
@@ -73,7 +60,7 @@ def masked_key(key: object) -> bool:
     if not isinstance(key, str):
         return False
     low = key.lower()
-    return any(part in low for part in _filters)
+    return any(part.lower() in low for part in filter_parameters)
 
 
 def _mask(value: Any, depth: int) -> Any:

@@ -185,14 +185,11 @@ class JobTracing:
         trace = Trace.read(run.record.trace)
         if trace is None:
             return
-        traced = _Traced(run, trace, contexts.get_current())
+        traced = self._runs[run] = _Traced(run, trace, contexts.get_current())
         if trace.sampled:
-            self._runs[run] = traced
+            self.sender.watch(run.store)
             if run.number > 1:
                 self.sender.tell(run.store, run.record.id, soon=True)  # of the runs before
-            self.sender.watch(run.store)
-        else:
-            self._runs[run] = traced
         self._attach(traced, None)
 
     def entered(self, run: Run, step: Step) -> None:
@@ -290,15 +287,17 @@ class JobTracing:
             for span_id in spans:
                 self.extras.pop(span_id, None)
         if self._segments:
-            made = [self._segment(each) for each in list(self._runs.values())]
-            spans_made: list[ReadableSpan] = [each for each in made if each is not None]
-            if spans_made:
-                self._sink.send(spans_made)
+            made: list[ReadableSpan] = []
+            for traced in list(self._runs.values()):
+                with suppress(StoreError):  # it is away, and does not know the time
+                    made += self._segment(traced)
+            if made:
+                self._sink.send(made)
 
-    def _segment(self, traced: _Traced) -> ReadableSpan | None:
+    def _segment(self, traced: _Traced) -> list[ReadableSpan]:
         run = traced.run
         if not traced.trace.sampled or run.ended:
-            return None
+            return []
         position = run.live_position()
         now = run.store.time()
         if run.current is None or position is None or position.step != traced.step:
@@ -306,9 +305,9 @@ class JobTracing:
             traced.segment_from = None if position is None else (now, position)
             traced.segment_length = FIRST_SEGMENT
             traced.segment_at = boot_time() + FIRST_SEGMENT
-            return None
+            return []
         if boot_time() < traced.segment_at or traced.segment_from is None:
-            return None
+            return []
         traced.segments += 1
         made = segment(
             run.record,
@@ -321,4 +320,4 @@ class JobTracing:
         traced.segment_from = (now, position)
         traced.segment_length = min(traced.segment_length * 2, LONGEST_SEGMENT)
         traced.segment_at = boot_time() + traced.segment_length
-        return made
+        return [] if made is None else [made]

@@ -196,7 +196,9 @@ def _event(name: str, payload: Mapping[str, Any]) -> Event:
         cursor = masked.get("cursor")
         if isinstance(cursor, str) and cursor.startswith(("{", "[")):
             masked = {**masked, "cursor": mask_text(cursor, limit=len(cursor) + 64)}
-        tags, context = mask(_tags.get()), mask(_context.get())
+        tags, context = _tags.get(), _context.get()
+        if tags or context:
+            tags, context = mask(tags), mask(context)
     except Exception as error:  # noqa: BLE001 - a value that cannot be looked through is not told
         masked, tags, context = {"unreadable": type(error).__name__}, _NOTHING, _NOTHING
     return Event(name, masked, tags, context, time.time_ns(), _location())

@@ -252,9 +252,8 @@ def run_once(url: str, job_id: str, kind: str, lease_ttl: float) -> int:
         runtimes[:] = [runtime]
         before = runtime.get(job_id)
         saved = 0 if before.current is None else index_of(before.current.cursor)
-        if kind == "steps":
-            saved += sum(step.items for step in before.steps if step.status == "completed")
-        told[SAVED] = saved
+        done = sum(step.items for step in before.steps if step.status == "completed")
+        told[SAVED] = saved + done
         if before.name.startswith("recorder-async"):
             return 0 if asyncio.run(runtime.perform_async(job_id)).ok else 75
         return 0 if runtime.perform(job_id).ok else 75

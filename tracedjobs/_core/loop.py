@@ -111,7 +111,11 @@ class Loop(Step, Generic[T]):
     def keep_in(self, cell: Cell) -> None:
         """Have the position in the flight recorder, unless the user's database keeps it."""
         if self._ledger is None:
-            cell.open_step(self.position(), self._numbers)
+            try:
+                cell.open_step(self.position(), self._numbers)
+            except ValueError:  # the run ended under it, in another thread or by a fork
+                self._run.check()
+                raise
             self._numbers = cell.numbers
 
     def let_go(self) -> None:

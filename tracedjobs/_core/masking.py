@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 __all__ = ["FILTERED", "filter_parameters", "mask", "mask_text"]
 
 FILTERED: Final = "[FILTERED]"
+MOST_KNOWN: Final = 4096
+"""Keys of which it is remembered whether they are masked."""
 DEEPEST: Final = 32
 """Levels of nesting that are looked through; what lies deeper is not told."""
 _PLAIN: Final = (str, bytes, int, float, bool, type(None))
@@ -40,6 +42,23 @@ One list a process, to be changed in place: `filter_parameters.append("iban")`.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was decided of keys, by that list."""
+
+    of: list[str]
+    keys: dict[str, bool]
+
+
+_known = _Known([], {})
+
+
+def _renewed() -> _Known:
+    global _known  # noqa: PLW0603 - replaced whole, so that threads need no lock
+    _known = _Known([*filter_parameters], {})
+    return _known
+
+
 def mask(value: Any) -> Any:
     """`value` with what stands under such keys masked; itself where nothing does."""
     return _mask(value, 0)
@@ -59,8 +78,14 @@ def masked_key(key: object) -> bool:
     """Whether what stands under that key is masked."""
     if not isinstance(key, str):
         return False
-    low = key.lower()
-    return any(part.lower() in low for part in filter_parameters)
+    known = _known
+    if known.of != filter_parameters or len(known.keys) > MOST_KNOWN:
+        known = _renewed()
+    found = known.keys.get(key)
+    if found is None:
+        low = key.lower()
+        found = known.keys[key] = any(part.lower() in low for part in known.of)
+    return found
 
 
 def _mask(value: Any, depth: int) -> Any:

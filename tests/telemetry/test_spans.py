@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.processes import Children
     from tracedjobs._core.snapshot import JobSnapshot
-    from tracedjobs.demo.receiver import Received, Receiver
+    from tracedjobs.demo.receiver import Receiver
 
 TRACED: Final = """
 import random
@@ -64,7 +64,7 @@ SWEEP: Final = (
 telemetry.configure(service_name="sweep", logs=False)
 with Runtime(URL) as runtime:
     telemetry.watch(runtime)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         runtime.recover()
         telemetry.flush()
@@ -116,11 +116,7 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
             else:
                 runtime.pause(job_id)
         sweeper, other = (children.start(SWEEP, url, "none", env=env) for _ in range(2))
-        until(
-            lambda: _all_there(receiver, [runtime.get(each) for each in jobs]),
-            "all spans are there",
-            within=70,
-        )
+        _until_all_there(receiver, runtime, jobs)
         swept = sweeper.text().count("swept")
         until(lambda: sweeper.text().count("swept") > swept + 1, "nothing more comes")
         statuses = {runtime.get(each).status for each in jobs}
@@ -129,10 +125,7 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
             check_story(receiver.spans, runtime.get(job_id))
             if runtime.get(job_id).status == "paused":
                 runtime.cancel(job_id)  # its root comes when it ends
-        until(
-            lambda: _all_there(receiver, [runtime.get(each) for each in jobs]),
-            "the roots of those that were paused are there",
-        )
+        _until_all_there(receiver, runtime, jobs)
         sweeper.kill()
         other.kill()
         check_whole(receiver.spans)
@@ -140,21 +133,37 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
             check_story(receiver.spans, runtime.get(job_id))
 
 
-def _all_there(receiver: Receiver, jobs: list[JobSnapshot]) -> bool:
-    def count(spans: tuple[Received, ...], job: JobSnapshot) -> tuple[int, int]:
-        mine = [span for span in spans if span.trace_id == job.trace_id]
-        return (
-            sum(span.name.startswith("process ") for span in mine),
-            sum(span.name.startswith("job ") for span in mine),
+def _missing(receiver: Receiver, jobs: list[JobSnapshot]) -> list[str]:
+    """The jobs of which spans are still to come."""
+
+    def count(start: str, job: JobSnapshot) -> int:
+        return sum(
+            span.name.startswith(start) for span in receiver.spans if span.trace_id == job.trace_id
         )
 
-    spans = receiver.spans
-    return all(
-        count(spans, job)
-        == (sum(run.ended_at is not None for run in job.runs), int(job.ended_at is not None))
+    return [
+        f"{job.id} {job.status} lost={job.lost} of {[run.outcome for run in job.runs]}: "
+        f"{count('process ', job)} runs, {count('job ', job)} root"
         for job in jobs
         if job.trace_id is not None
-    )
+        and (
+            count("process ", job) != sum(run.ended_at is not None for run in job.runs)
+            or count("job ", job) != int(job.ended_at is not None)
+        )
+    ]
+
+
+def _until_all_there(receiver: Receiver, runtime: Runtime, jobs: list[str]) -> None:
+    give_up = time.monotonic() + 70
+    while missing := _missing(receiver, [runtime.get(each) for each in jobs]):
+        heads = [runtime.store.load(each.split()[0]) for each in missing]
+        states = [
+            (each.job.spans_due, each.job.steps_sent, each.job.runs_sent, each.job.root_sent)
+            for each in heads
+            if each is not None
+        ]
+        assert time.monotonic() < give_up, (missing, states, runtime.store.time())
+        time.sleep(0.05)
 
 
 def test_a_receiver_that_is_away_has_everything_once_it_is_back(
@@ -170,7 +179,7 @@ def test_a_receiver_that_is_away_has_everything_once_it_is_back(
         assert said.count("Spans of jobs cannot be sent: ") == 1
         with receiving("http/protobuf", port) as (receiver, _):
             sweeper = children.start(SWEEP, url, "none", env=env)
-            until(lambda: _all_there(receiver, [runtime.get(job_id)]), "the spans come")
+            _until_all_there(receiver, runtime, [job_id])
             swept = sweeper.text().count("swept")
             until(lambda: sweeper.text().count("swept") > swept + 1, "nothing more comes")
             sweeper.kill()

@@ -73,9 +73,9 @@ class EventLines:
             bind_contextvars(step=event.payload["step"])
         if self._cursors or event.name != "job_cursor_advanced":
             logger = structlog.get_logger("tracedjobs") if self._logger is None else self._logger
-            told = {**event.context, **event.tags, **event.payload}
+            told = {**event.context, **event.tags, **event.payload, **_span()}
             told.pop("event", None)
-            getattr(logger, level_of(event))(event.name, **told, **_span())
+            getattr(logger, level_of(event))(event.name, **told)
         if event.name in STEP_ENDS and _is_inside(event):
             unbind_contextvars("step")
         elif event.name in ENDS and _is_inside(event):
@@ -152,8 +152,7 @@ def _logger(out: TextIO, renderer: Processor, clock: str, *, brief: bool) -> Any
         structlog.PrintLogger(out),
         processors=[*processors, renderer],
         wrapper_class=structlog.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
+    ).bind()  # else it is made anew for each line
 
 
 def _briefly(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - theirs
@@ -204,11 +203,10 @@ def _is_inside(event: Event) -> bool:
 
 def _span() -> dict[str, str]:
     """The current trace and span, where OpenTelemetry is in use."""
-    if "opentelemetry.trace" not in sys.modules:
+    api = sys.modules.get("opentelemetry.trace")
+    if api is None:
         return {}
-    from opentelemetry.trace import get_current_span  # noqa: PLC0415 - it is loaded already
-
-    here = get_current_span().get_span_context()
+    here = api.get_current_span().get_span_context()
     if not here.is_valid:
         return {}
     return {"trace_id": f"{here.trace_id:032x}", "span_id": f"{here.span_id:016x}"}

@@ -132,9 +132,10 @@ def measure_scrape(plan: Plan) -> Iterator[Figure]:
         _fill(here, n)
         first, cached, memory = _scraped(server.url, plan.rounds_or(3))
     what = f"/metrics of {n:,} live jobs of 20 names on Redis"
-    yield Figure(what=f"{what}, first", goal=1.0, rounds=first, unit="s")
-    yield Figure(what=f"{what}, cached", goal=0.1, rounds=cached, unit="s")
-    yield Figure(what=f"{what}: memory of the exporter", goal=150.0, rounds=memory, unit="MiB")
+    yield Figure(f"{what}, first", 1.0, first, "s", shown_each({"answer": first}))
+    yield Figure(f"{what}, cached", 0.1, cached, "s", shown_each({"answer": cached}))
+    resident = {"most resident": f"{median(memory):.0f} MiB"}
+    yield Figure(f"{what}: memory of the exporter", 150.0, memory, "MiB", resident)
 
 
 def _fill(here: Runtime, n: int) -> None:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from tracedjobs import Runtime
 
-__all__ = ["measure"]
+__all__ = ["measure", "steps_timed"]
 
 
 @job
-def _steps(ctx: Context, n: int) -> list[float]:
+def steps_timed(ctx: Context, n: int) -> list[float]:
     took: list[float] = []
     for number in range(n):
         name = f"step {number}"
@@ -79,7 +79,7 @@ def _updates(update: Callable[[], None], n: int) -> float:
 
 
 def _performed(here: Runtime, n: int, part: int, first: list[float], last: list[float]) -> float:
-    took = cast("list[float]", here.perform(here.submit(_steps, n)).result)
+    took = cast("list[float]", here.perform(here.submit(steps_timed, n)).result)
     first.append(median(took[:part]))
     last.append(median(took[-part:]))
     return median(took)

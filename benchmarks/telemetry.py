@@ -20,9 +20,9 @@ from benchmarks.harness import (
     ratios,
     runtime,
     shown_each,
-    wall,
 )
 from benchmarks.redis_store import redis_runtime
+from benchmarks.steps import steps_timed
 from tracedjobs import Context, events, job, telemetry
 from tracedjobs._core import trace
 from tracedjobs._core.records import Change, JobRecord, Position, RunRecord, Status
@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["measure_cost", "measure_scrape"]
 
 RECEIVER: Final = """
-import time
+import signal
 from tracedjobs.demo.receiver import Receiver
-with Receiver() as receiver:
-    print(receiver.endpoint, flush=True)
-    time.sleep(3600)
+print(Receiver().endpoint, flush=True)
+signal.pause()
 """
 
 
@@ -49,21 +48,6 @@ def _loop(ctx: Context, n: int) -> float:
     for _ in ctx.each("items", range(n)):
         pass
     return cpu() - began
-
-
-@job
-def _steps(ctx: Context, n: int) -> list[float]:
-    took: list[float] = []
-    for number in range(n):
-        name = f"step {number}"
-        began = wall()
-        ctx.step(name, _nothing)
-        took.append(wall() - began)
-    return took
-
-
-def _nothing() -> None:
-    pass
 
 
 def measure_cost(plan: Plan) -> Iterator[Figure]:
@@ -77,7 +61,7 @@ def measure_cost(plan: Plan) -> Iterator[Figure]:
 
         def step(*, on: bool) -> float:
             switch(on)
-            return median(cast("list[float]", here.perform(here.submit(_steps, steps)).result))
+            return median(cast("list[float]", here.perform(here.submit(steps_timed, steps)).result))
 
         loops = interleaved(
             plan.rounds_or(9), {"off": partial(loop, on=False), "on": partial(loop, on=True)}

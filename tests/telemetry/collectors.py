@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -33,10 +33,10 @@ class _Service(trace_service_pb2_grpc.TraceServiceServicer):
 def receiving(protocol: str, port: int = 0) -> Iterator[tuple[Receiver, dict[str, str]]]:
     """A receiver, and the environment that sends to it."""
     if protocol == "http/protobuf":
-        with Receiver(port) as receiver:
+        with closing(Receiver(port)) as receiver:
             yield receiver, _environment(protocol, receiver.endpoint)
         return
-    with Receiver() as receiver:
+    with closing(Receiver()) as receiver:
         server = grpc.server(ThreadPoolExecutor(4))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             _Service(receiver), server

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tracedjobs.demo.receiver import Receiver
 
 TRACED: Final = """
-import random
 from opentelemetry import trace
 from tracedjobs import telemetry
 
@@ -156,13 +155,11 @@ def _missing(receiver: Receiver, jobs: list[JobSnapshot]) -> list[str]:
 def _until_all_there(receiver: Receiver, runtime: Runtime, jobs: list[str]) -> None:
     give_up = time.monotonic() + 70
     while missing := _missing(receiver, [runtime.get(each) for each in jobs]):
-        heads = [runtime.store.load(each.split()[0]) for each in missing]
-        states = [
-            (each.job.spans_due, each.job.steps_sent, each.job.runs_sent, each.job.root_sent)
-            for each in heads
-            if each is not None
-        ]
-        assert time.monotonic() < give_up, (missing, states, runtime.store.time())
+        assert time.monotonic() < give_up, (
+            missing,
+            [runtime.store.load(each.split()[0]) for each in missing],
+            runtime.store.time(),
+        )
         time.sleep(0.05)
 
 

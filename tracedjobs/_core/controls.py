@@ -268,7 +268,6 @@ def _apply(
             drop_steps=drop(),
             control=ControlRecord(now, action, by or _somebody(), detail),
             counts=tuple(tally),
-            now=now,
         )
         if store.change(change):
             if ends_run and columns["lost_token"] is None:

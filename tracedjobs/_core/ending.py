@@ -32,7 +32,7 @@ from tracedjobs.errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Ending", "described", "finish", "lease_lost_error", "storable"]
+__all__ = ["Ending", "described", "finish", "lease_lost_error", "storable", "type_name"]
 
 TRACEBACK_LIMIT: Final = 16_384
 
@@ -162,7 +162,6 @@ def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) 
         close_run=RunEnd(
             run.number, str(ending.status), ending.reason, now, left_text(position, run.number)
         ),
-        now=now,
         counts=(*tally, *pending),
     )
 
@@ -213,13 +212,16 @@ def described(error: BaseException) -> str:
     trace = "".join(traceback.format_exception(error))
     return values.encode(
         {
-            "type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix(
-                "builtins."
-            ),
+            "type": type_name(error),
             "message": storable(str(error)),
             "traceback": storable(trace[-TRACEBACK_LIMIT:]),
         }
     )
+
+
+def type_name(error: BaseException) -> str:
+    """The type of an error, with its module unless it is built in."""
+    return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
 
 
 def storable(text: str) -> str:

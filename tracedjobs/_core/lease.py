@@ -175,7 +175,6 @@ def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]
                 stored.job.revision,
                 {**ends, "owner": None, "lease_until": 0.0},
                 close_run=RunEnd(stored.job.run, str(Status.INTERRUPTED), reason, now),
-                now=now,
                 counts=tuple(
                     counting.ended(
                         stored.job,
@@ -265,7 +264,6 @@ def _start(
         open_run=RunRecord(head.run + 1, worker, now, resumed),
         close_run=closed,
         counts=tuple(tally),
-        now=now,
     )
 
 
@@ -347,7 +345,6 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         if_lease_until=head.lease_until if lost else None,
         close_run=closed,
         counts=tuple(tally),
-        now=now,
     )
     if (yield Ask(lambda: store.change(change))):
         if left["lost_token"] is None:

@@ -81,6 +81,11 @@ def run_directory() -> Path:
     return path
 
 
+def worker_name() -> str:
+    """This process for people to find: its host and pid."""
+    return f"{os.uname().nodename}:{os.getpid()}"
+
+
 def owner_name() -> str | None:
     """The name of this process's lock file, taken at the first call.
 

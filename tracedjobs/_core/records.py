@@ -176,17 +176,6 @@ class Left(NamedTuple):
         except (ValueError, TypeError, OverflowError, RecursionError):
             return None
 
-    @classmethod
-    def of(cls, position: Position | None, run: int) -> Left | None:
-        """The step that is open at `position`, if that run took it up."""
-        entered = None if position is None else Entered.read(position.entered)
-        if position is None or entered is None or entered.run != run:
-            return None
-        cursor = position.cursor if len(position.cursor) <= LONGEST_TOLD else "null"
-        if len(entered.cursor) > LONGEST_TOLD:
-            entered = entered._replace(cursor="null")
-        return cls(position.step, cursor, position.items, entered.text())
-
 
 class Count(NamedTuple):
     """What is to be added to one of the totals that the store keeps, see `counting`."""
@@ -449,8 +438,6 @@ class Change:
     control: ControlRecord | None = None
     counts: tuple[Count, ...] = ()
     """What to add to the totals in the same atomic write."""
-    now: float = 0.0
-    """When it is made, on the store's clock; needed where it ends a run or the job."""
 
     @property
     def owes_spans(self) -> bool:
@@ -464,9 +451,14 @@ def expiry(now: float, retention: float) -> float | None:
 
 
 def left_text(position: Position | None, run: int) -> str | None:
-    """What is kept of the step that is open at `position` when that run ends."""
-    left = Left.of(position, run)
-    return None if left is None else left.text()
+    """What is kept of the step that is open at `position`, if the run that ends took it up."""
+    entered = None if position is None else Entered.read(position.entered)
+    if position is None or entered is None or entered.run != run:
+        return None
+    cursor = position.cursor if len(position.cursor) <= LONGEST_TOLD else "null"
+    if len(entered.cursor) > LONGEST_TOLD:
+        entered = entered._replace(cursor="null")
+    return Left(position.step, cursor, position.items, entered.text()).text()
 
 
 def position_columns(position: Position | None) -> dict[str, object]:

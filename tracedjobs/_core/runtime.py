@@ -15,6 +15,7 @@ from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.job import Job, find_job, known_jobs
 from tracedjobs._core.lease import is_lost
 from tracedjobs._core.options import Duration, seconds
+from tracedjobs._core.owner import worker_name
 from tracedjobs._core.performing import perform, release
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.saver import saver
@@ -110,7 +111,7 @@ class Runtime:
     @property
     def worker(self) -> str:
         """This process's name in records."""
-        return self._worker or f"{os.uname().nodename}:{os.getpid()}"
+        return self._worker or worker_name()
 
     # -- running ---
 

@@ -43,10 +43,14 @@ class Trace(NamedTuple):
     sent: str | None = None
     scope: Scope = "shared"
 
+    @property
+    def traceparent(self) -> str:
+        """Its root, as the W3C writes the place of a span."""
+        return f"00-{self.trace_id}-{self.root_id}-{'01' if self.sampled else '00'}"
+
     def text(self) -> str:
-        """As it is stored: a traceparent of the W3C, then the other two."""
-        flags = "01" if self.sampled else "00"
-        return f"00-{self.trace_id}-{self.root_id}-{flags} {self.sent or '-'} {self.scope}"
+        """As it is stored: the traceparent, then the other two."""
+        return f"{self.traceparent} {self.sent or '-'} {self.scope}"
 
     @classmethod
     def read(cls, text: str | None) -> Trace | None:
@@ -64,14 +68,16 @@ class Trace(NamedTuple):
             "per_run" if scope == "per_run" else "shared",
         )
 
-    def trace_of(self, run: int) -> str:
-        """The id of the trace that a run's spans are in: 32 hexadecimal digits."""
-        if self.scope == "shared":
+    def trace_of(self, run: int | None) -> str:
+        """The id of the trace that the spans of a run, or the root, are in: 32 digits."""
+        if run is None or self.scope == "shared":
             return self.trace_id
         return _digest(16, self.trace_id, self.root_id, run)
 
-    def span_of(self, run: int, step: str | None = None, segment: int | None = None) -> str:
-        """The id of the span of a run, of a step in it, or of a part of that: 16 digits."""
+    def span_of(self, run: int | None, step: str | None = None, segment: int | None = None) -> str:
+        """The id of the root's span, of a run's, a step's in it, or a part's of that: 16 digits."""
+        if run is None:
+            return self.root_id
         return _digest(8, self.trace_id, self.root_id, run, step, segment)
 
 
@@ -88,7 +94,7 @@ class Tracing(Protocol):
         """Around the recording of a new job; the text of the trace that it is to have."""
         ...
 
-    def new_trace(self, job: JobRecord, scope: Scope) -> str | None:
+    def new_trace(self, job: JobRecord, scope: Scope) -> str:
         """The trace of a job that was submitted without one, and is about to run."""
         ...
 

@@ -238,7 +238,7 @@ class _Stage:
 
 def _seconds(nanoseconds: int) -> str:
     seconds = nanoseconds / 1e9
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds >= 1 else _ms(seconds)
 
 
 def _ms(seconds: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -26,11 +26,9 @@ __all__ = ["Testimony", "agreement", "hear", "listening"]
 PATIENCE: Final = 10.0
 """Seconds to wait for the last span: the process that sent it has ended by then."""
 OUTCOMES: Final = ("interrupted", "lost", "completed")
-COUNTERS: Final = (
-    "tracedjobs_items_processed_total",
-    "tracedjobs_items_redone_total",
-    "tracedjobs_runs_total",
-)
+PROCESSED: Final = "tracedjobs_items_processed_total"
+REDONE: Final = "tracedjobs_items_redone_total"
+RUNS: Final = "tracedjobs_runs_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def listening() -> Iterator[tuple[Receiver | None, Mapping[str, str]]]:
         return
     from tracedjobs.demo.receiver import Receiver  # noqa: PLC0415 - it needs the extra
 
-    with Receiver() as receiver:
+    with closing(Receiver()) as receiver:
         yield (
             receiver,
             {
@@ -88,10 +86,10 @@ def hear(receiver: Receiver, runtime: Runtime, trace_id: str | None) -> Testimon
     spans = sorted(receiver.spans, key=lambda span: span.started)
     mine = [span for span in spans if span.trace_id == trace_id]
     ordered = _in_order(mine)
-    mine = [*ordered, *(span for span in mine if span not in ordered)]
+    ordered += [span for span in mine if span not in ordered]
     links = {link for span in mine if not span.parent_id for link in span.links}
     sent = next((span for span in spans if span.span_id in links), None)
-    return Testimony(mine, _scraped(runtime), sent)
+    return Testimony(ordered, _scraped(runtime), sent)
 
 
 def _in_order(spans: Sequence[Received], parent: str = "") -> list[Received]:
@@ -121,8 +119,9 @@ def agreement(told: Testimony, rows: int, redone: int) -> list[Finding]:
         for span in told.spans
         if span.name == "step import_rows"
     )
-    processed = told.counted(COUNTERS[0]) - told.counted(COUNTERS[1])
-    counted = tuple(int(told.counted(COUNTERS[2], outcome=each)) for each in OUTCOMES)
+    again = told.counted(REDONE)
+    processed = told.counted(PROCESSED) - again
+    counted = tuple(int(told.counted(RUNS, outcome=each)) for each in OUTCOMES)
     return [
         Finding(
             whole and outcomes == OUTCOMES,
@@ -133,10 +132,9 @@ def agreement(told: Testimony, rows: int, redone: int) -> list[Finding]:
         Finding(
             processed == rows
             # The item that was in hand when the process was killed was not done for the job.
-            and 0 <= redone - told.counted(COUNTERS[1]) <= 1
+            and 0 <= redone - again <= 1
             and counted == tuple(outcomes.count(each) for each in OUTCOMES),
-            f"/metrics counts {processed:,.0f} items, {told.counted(COUNTERS[1]):,.0f} done again, "
-            f"{sum(counted)} runs",
+            f"/metrics counts {processed:,.0f} items, {again:,.0f} done again, {sum(counted)} runs",
         ),
     ]
 
@@ -146,7 +144,7 @@ def _scraped(runtime: Runtime) -> dict[str, float]:
 
     with Exporter(runtime, port=0) as exporter, _opened(f"{exporter.address}/metrics") as page:
         lines = page.read().decode().splitlines()
-    pairs = [line.rpartition(" ") for line in lines if line.startswith(COUNTERS)]
+    pairs = [line.rpartition(" ") for line in lines if line.startswith((PROCESSED, REDONE, RUNS))]
     return {series: float(value) for series, _, value in pairs}
 
 

@@ -256,7 +256,7 @@ class SQLiteStore:
         values = [value.value if isinstance(value, Status) else value for value in columns.values()]
         if change.owes_spans:
             assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, ?) END, "
-            values.append(change.now)
+            values.append(wall_time())
         update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
 
         def work(raw: sqlite3.Connection) -> bool:

@@ -178,18 +178,16 @@ class Logs(LogRecordExporter):
 
 
 class Provided:
-    """Sends the spans of jobs: by exporters of our own, or those of a provider's processors."""
+    """Sends the spans of jobs: by exporters of our own, or to what a provider was given."""
 
     def __init__(
         self,
-        exporters: Callable[[], Sequence[SpanExporter]],
-        others: Callable[[], Sequence[SpanProcessor]],
+        targets: Callable[[], Sequence[SpanExporter | SpanProcessor]],
         resource: Callable[[], Resource],
         claim: float,
     ) -> None:
-        """`others` are processors without an exporter that can be asked."""
-        self._exporters = exporters
-        self._others = others
+        """Send to all `targets`: exporters, and processors that have none that can be asked."""
+        self._targets = targets
         self._resource = resource
         self.claim = claim
 
@@ -202,11 +200,12 @@ class Provided:
         sent = True
         for at in range(0, len(spans), LARGEST):
             part = spans[at : at + LARGEST]
-            for exporter in self._exporters():
-                sent = exporter.export(part) is SpanExportResult.SUCCESS and sent
-            for processor in self._others():
-                for span in part:
-                    processor.on_end(span)
+            for target in self._targets():
+                if isinstance(target, SpanExporter):
+                    sent = target.export(part) is SpanExportResult.SUCCESS and sent
+                else:
+                    for span in part:
+                        target.on_end(span)
         return sent
 
 

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from tracedjobs import events
 from tracedjobs._core import trace
+from tracedjobs._core.owner import worker_name
 from tracedjobs.telemetry.exporting import (
     FlushSender,
     Logs,
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
 
     from tracedjobs._core.runtime import Runtime
 
-
 __all__ = ["configure", "flush", "watch"]
 
 UNKNOWN_SERVICE: Final = "unknown_service"
 GRPC_PORT: Final = 4317
-OWN_EVENTS: Final = ("job_",)
+OWN_EVENTS: Final = "job_"
 _log: Final = logging.getLogger("tracedjobs")
 
 _tracing: JobTracing | None = None
@@ -108,7 +108,7 @@ def _is_the_users(event: events.Event) -> bool:
 
 
 def _resource(service_name: str | None) -> Resource:
-    own: dict[str, AttributeValue] = {"tracedjobs.worker": f"{os.uname().nodename}:{os.getpid()}"}
+    own: dict[str, AttributeValue] = {"tracedjobs.worker": worker_name()}
     if service_name is not None:
         own[SERVICE_NAME] = service_name
     resource = Resource.create(own)
@@ -136,7 +136,7 @@ def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
     for exporter in theirs:
         provider.add_span_processor(WholeTrees(BatchSpanProcessor(exporter)))
     own = [Spans(make, "Spans of jobs") for make in makes]
-    mine = Provided(lambda: own, tuple, lambda: _of_this_process(resource), _claim())
+    mine = Provided(lambda: own, lambda: _of_this_process(resource), _claim())
     tracing = JobTracing(
         mine, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
     )
@@ -153,21 +153,15 @@ def _joined(provider: api.TracerProvider, *, segments: bool) -> JobTracing | Non
         msg = f"the tracer provider {found} is not OpenTelemetry's own, and takes no spans of ours"
         raise SettingsError(msg)
 
-    def processors() -> Sequence[SpanProcessor]:
-        return [each for each in _leaves(provider) if not isinstance(each, FlushSender)]
-
-    def exporters() -> Sequence[SpanExporter]:
-        found = [getattr(each, "span_exporter", None) for each in processors()]
-        return [each for each in found if isinstance(each, SpanExporter)]
-
-    def others() -> Sequence[SpanProcessor]:
+    def targets() -> Sequence[SpanExporter | SpanProcessor]:
+        found = [each for each in _leaves(provider) if not isinstance(each, FlushSender)]
+        asked = [getattr(each, "span_exporter", None) for each in found]
         return [
-            each
-            for each in processors()
-            if not isinstance(getattr(each, "span_exporter", None), SpanExporter)
+            exporter if isinstance(exporter, SpanExporter) else processor
+            for processor, exporter in zip(found, asked, strict=True)
         ]
 
-    sink = Provided(exporters, others, lambda: provider.resource, _claim())
+    sink = Provided(targets, lambda: provider.resource, _claim())
     tracing = JobTracing(
         sink, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
     )
@@ -190,7 +184,7 @@ def _leaves(provider: TracerProvider) -> list[SpanProcessor]:
 
 
 def _of_this_process(resource: Resource) -> Resource:
-    return resource.merge(Resource({"tracedjobs.worker": f"{os.uname().nodename}:{os.getpid()}"}))
+    return resource.merge(Resource({"tracedjobs.worker": worker_name()}))
 
 
 def _claim() -> float:

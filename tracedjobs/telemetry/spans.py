@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
     from tracedjobs._core.records import Position, Stored
 
-__all__ = ["SCOPE", "Extras", "Owed", "context_of", "messaging", "owed_by", "segment"]
+__all__ = ["Extras", "Owed", "context_of", "messaging", "owed_by", "segment"]
 
 SCOPE: Final = InstrumentationScope("tracedjobs")
 SYSTEM: Final = "tracedjobs"
 UNKNOWN_ERROR: Final = "_OTHER"
 """OpenTelemetry's word for an error whose type is not known."""
-ERRORS: Final = frozenset({"failed", "lost"})
 
 
 @dataclass(slots=True)
@@ -58,13 +57,13 @@ class Owed:
     root: bool
 
 
-def owed_by(stored: Stored, resource: Resource, extras: Mapping[str, Extras] | None = None) -> Owed:
+def owed_by(stored: Stored, resource: Resource, extras: Mapping[str, Extras]) -> Owed:
     """What the job owes; `extras` by the ids of spans."""
     head = stored.job
     trace = Trace.read(head.trace)
     if trace is None or not trace.sampled:
         return Owed((), 0, 0, root=False)
-    make = _Maker(head, trace, resource, extras or {})
+    make = _Maker(head, trace, resource, extras)
     ended = [run for run in stored.runs if run.ended_at is not None]
     spans = [make.completed(step) for step in stored.steps[head.steps_sent :]]
     for run in ended[head.runs_sent :]:
@@ -110,11 +109,9 @@ def segment(
 
 def context_of(trace: Trace, run: int | None = None, step: str | None = None) -> SpanContext:
     """Where the span of that run, or of a step in it, is; without a run that of the root."""
-    span = trace.root_id if run is None else trace.span_of(run, step)
-    in_trace = trace.trace_id if run is None else trace.trace_of(run)
     return SpanContext(
-        int(in_trace, 16),
-        int(span, 16),
+        int(trace.trace_of(run), 16),
+        int(trace.span_of(run, step), 16),
         is_remote=True,
         trace_flags=TraceFlags(TraceFlags.SAMPLED if trace.sampled else TraceFlags.DEFAULT),
     )
@@ -123,9 +120,15 @@ def context_of(trace: Trace, run: int | None = None, step: str | None = None) ->
 def messaging(head: JobRecord, operation: str) -> dict[str, str]:
     """The attributes of OpenTelemetry's conventions for messages, and the job's own."""
     return {
-        "messaging.system": SYSTEM,
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,
+        **_of_job(head),
+    }
+
+
+def _of_job(head: JobRecord) -> dict[str, str]:
+    return {
+        "messaging.system": SYSTEM,
         "messaging.destination.name": head.queue or head.name,
         "messaging.message.id": head.id,
         "tracedjobs.job.id": head.id,
@@ -171,6 +174,7 @@ class _Maker:
             events=events,
             error=_error_type(head) if head.status is JobStatus.FAILED else None,
             attributes={
+                **_of_job(head),
                 "tracedjobs.job.outcome": str(head.status),
                 "tracedjobs.job.runs": head.run,
                 "tracedjobs.job.resumptions": head.resumptions,
@@ -199,10 +203,6 @@ class _Maker:
         if run.number > 1:
             before = context_of(trace, run.number - 1)
             links.append(Link(before, {"tracedjobs.link": "resumed_from"}))
-        error = None
-        if outcome in ERRORS:
-            last = run.number == head.run and outcome == "failed"
-            error = "lost" if outcome == "lost" else _error_type(head) if last else UNKNOWN_ERROR
         event = Event(f"tracedjobs.job_{outcome}", timestamp=_nanoseconds(ended))
         return self.span(
             f"process {head.name}",
@@ -214,7 +214,7 @@ class _Maker:
             parent=None if trace.scope == "per_run" else context_of(trace),
             links=links,
             events=[event],
-            error=error,
+            error=self._error(outcome, run.number),
             attributes=attributes,
         )
 
@@ -234,7 +234,7 @@ class _Maker:
 
     def left(self, left: Left, run: RunRecord) -> ReadableSpan:
         entered = Entered.read(left.entered) or Entered(run.started_at)
-        outcome = run.outcome if run.outcome in ERRORS else "interrupted"
+        outcome = run.outcome if run.outcome in {"failed", "lost"} else "interrupted"
         return self._step(
             left.step,
             run.number,
@@ -273,11 +273,6 @@ class _Maker:
         }
         if total is not None:
             attributes["tracedjobs.items.expected"] = total
-        error = None
-        if outcome == "lost":
-            error = "lost"
-        elif outcome == "failed":
-            error = _error_type(self.head) if run == self.head.run else UNKNOWN_ERROR
         return self.span(
             f"step {name}",
             self.trace.span_of(run, name),
@@ -285,9 +280,15 @@ class _Maker:
             entered.at,
             ended,
             parent=context_of(self.trace, run),
-            error=error,
+            error=self._error(outcome, run),
             attributes=attributes,
         )
+
+    def _error(self, outcome: str, run: int) -> str | None:
+        """The type of the error that is the outcome of that run; the last one's alone is kept."""
+        if outcome == "failed":
+            return _error_type(self.head) if run == self.head.run else UNKNOWN_ERROR
+        return "lost" if outcome == "lost" else None
 
     def span(
         self,
@@ -307,17 +308,13 @@ class _Maker:
         extra = self.extras.get(span_id) or Extras()
         start = _nanoseconds(started)
         common: dict[str, object] = {**extra.attributes, **attributes}
-        if run is None:
-            common |= messaging(self.head, "process")
-            del common["messaging.operation.name"], common["messaging.operation.type"]
         if error is not None:
             common["error.type"] = error
-        in_trace = self.trace.trace_id if run is None else self.trace.trace_of(run)
         given: Attributes = common  # type: ignore[assignment]  # values are texts, numbers and truths
         return ReadableSpan(
             name=name,
             context=SpanContext(
-                int(in_trace, 16),
+                int(self.trace.trace_of(run), 16),
                 int(span_id, 16),
                 is_remote=False,
                 trace_flags=TraceFlags(TraceFlags.SAMPLED),

@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.ending import type_name
 from tracedjobs._core.trace import Scope, Trace
 from tracedjobs.errors import StoreError
-from tracedjobs.telemetry.sender import STEPS_EVERY, Sender
+from tracedjobs.telemetry.sender import Sender
 from tracedjobs.telemetry.spans import Extras, context_of, messaging, segment
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ __all__ = ["JobSpan", "JobTracing"]
 
 FIRST_SEGMENT: Final = 15.0
 LONGEST_SEGMENT: Final = 600.0
+EXTRAS_KEPT: Final = 100.0
+"""Seconds from a run's end for which what users put on its spans is kept, until they are sent."""
 MOST_EXTRAS: Final = 128
 """Attributes, events and links each on a span of ours: OpenTelemetry's own limit."""
 
@@ -94,9 +97,8 @@ class JobSpan(api.NonRecordingSpan):
         escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
     ) -> None:
         """Put an event of that exception on it."""
-        kind = type(exception)
         told = {
-            "exception.type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."),
+            "exception.type": type_name(exception),
             "exception.message": str(exception),
             "exception.escaped": str(escaped),
         }
@@ -110,7 +112,6 @@ class _Traced:
     run: Run
     trace: Trace
     outside: Context
-    steps_done: int = 0
     known: str | None = None
     """Where the open step was taken up, once the store is sure to have it."""
     spans: list[str] = field(default_factory=list)
@@ -128,7 +129,7 @@ class JobTracing:
         self,
         sink: SpanSink,
         tracer: api.Tracer,
-        sampler: Sampler | None,
+        sampler: Sampler,
         *,
         segments: bool = True,
     ) -> None:
@@ -160,25 +161,23 @@ class JobTracing:
             if not sent.is_valid:
                 yield None
                 return
-            ids = Trace(
+            there = Trace(
                 f"{sent.trace_id:032x}", f"{sent.span_id:016x}", sampled=sent.trace_flags.sampled
             )
-            parent = ids.text().partition(" ")[0]
-            yield self._new(sampled=ids.sampled, sent=parent, scope=scope).text()
+            made = self._new(sampled=there.sampled, sent=there.traceparent, scope=scope)
+            yield made.text()
 
-    def new_trace(self, job: JobRecord, scope: Scope) -> str | None:
+    def new_trace(self, job: JobRecord, scope: Scope) -> str:
         """See `Tracing.new_trace`."""
         made = self._new(sampled=True, sent=None, scope=scope)
-        if self._sampler is not None:
-            decision = self._sampler.should_sample(
-                contexts.Context(),
-                int(made.trace_id, 16),
-                f"job {job.name}",
-                api.SpanKind.INTERNAL,
-                messaging(job, "process"),
-            )
-            made = made._replace(sampled=decision.decision is not Decision.DROP)
-        return made.text()
+        decision = self._sampler.should_sample(
+            contexts.Context(),
+            int(made.trace_id, 16),
+            f"job {job.name}",
+            api.SpanKind.INTERNAL,
+            messaging(job, "process"),
+        ).decision
+        return made._replace(sampled=decision is not Decision.DROP).text()
 
     def began(self, run: Run) -> None:
         """See `Tracing.began`."""
@@ -203,7 +202,7 @@ class JobTracing:
         """See `Tracing.left`."""
         traced = self._runs.get(run)
         if traced is not None:
-            contexts.attach(self._context(traced, None))
+            self._attach(traced, None)
             if traced.trace.sampled:
                 self.sender.tell(run.store, run.record.id, soon=False)
 
@@ -281,8 +280,8 @@ class JobTracing:
             return
         self._ticked_at = now
         with self._lock:
-            old = [spans for at, spans in self._ended if now - at > 20 * STEPS_EVERY]
-            self._ended = [each for each in self._ended if now - each[0] <= 20 * STEPS_EVERY]
+            old = [spans for at, spans in self._ended if now - at > EXTRAS_KEPT]
+            self._ended = [each for each in self._ended if now - each[0] <= EXTRAS_KEPT]
         for spans in old:
             for span_id in spans:
                 self.extras.pop(span_id, None)

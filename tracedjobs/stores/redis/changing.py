@@ -112,7 +112,9 @@ def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None
     last = runs[-1] if runs else None
     end = change.close_run
     if end is not None and last is not None and last.number == end.number:
-        last = replace(last, **dict(list(end._asdict().items())[1:]))
+        last = replace(
+            last, outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
+        )
     if change.open_run is None:
         return last, None
     return change.open_run, last

@@ -328,8 +328,8 @@ class RedisStore:
             )
             for shard in range(SHARDS)
         ]
-        due = [pair for reply in self.answers(looks) for pair in _scored(reply)]
-        return [job_id for _, job_id in nsmallest(limit, due)]
+        found = [(at, job_id) for reply in self.answers(looks) for job_id, at in reply]
+        return [job_id for _, job_id in nsmallest(limit, found)]
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""
@@ -526,13 +526,6 @@ def _read_saved(save: Save, found: str) -> tuple[str | None, str | None] | Store
         token, _, wish = found[1:].partition(" ")
         return token or None, wish or None
     return StoreError(f"The job {save.job_id} is damaged: {found[1:]}")
-
-
-def _scored(reply: Sequence[Any]) -> list[tuple[float, str]]:
-    # A flat list, or pairs, as the protocol's version has it.
-    if reply and isinstance(reply[0], (list, tuple)):
-        return [(float(score), member) for member, score in reply]
-    return [(float(score), member) for member, score in zip(reply[::2], reply[1::2], strict=True)]
 
 
 def _pairs(reply: Sequence[str]) -> list[Entry]:

@@ -118,7 +118,7 @@ def cancel(store: Store, job_id: str, by: str | None) -> None:
             "reason": "cancelled",
             "resume_at": None,
             "ended_at": now,
-            "expires_at": expiry(now, head.retention),
+            "expires_at": expiry(head, now, head.retention),
             **_freed(lost=seen.lost),
         }
 
@@ -203,8 +203,8 @@ def _recover(store: Store, job_id: str, by: str | None) -> bool:
         if not seen.lost:
             return None  # somebody else was faster
         if wish == "cancel":
-            now = store.time()
-            ends: Columns = {"ended_at": now, "expires_at": expiry(now, seen.stored.job.retention)}
+            now, head = store.time(), seen.stored.job
+            ends: Columns = {"ended_at": now, "expires_at": expiry(head, now, head.retention)}
             return {"status": Status.CANCELLED, "reason": "cancelled", **ends, **_freed(lost=True)}
         if wish == "pause":
             return {"status": Status.PAUSED, "reason": "paused", **_freed(lost=True)}

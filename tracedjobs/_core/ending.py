@@ -140,7 +140,7 @@ def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) 
         columns["resume_at"] = now + run.options.resume_delay
     elif ending.status is not Status.PAUSED:
         columns["ended_at"] = now
-        columns["expires_at"] = expiry(now, run.options.retention)
+        columns["expires_at"] = expiry(run.record, now, run.options.retention)
     if ending.status is Status.COMPLETED:
         columns["result"] = ending.result
     tally = counting.ended(

@@ -161,7 +161,8 @@ def job(
     - `stall_after`: in a step with a cursor: no movement for this long counts as stalled.
     - `deadline`: time from submission by which the job should be done; nothing is stopped.
     - `steps`: the names or number of steps, for "2 of 5".
-    - `retention`: how long a finished job's record stays; `math.inf` keeps it.
+    - `retention`: how long a finished job's record stays; `math.inf` keeps it. Of a job with a
+      sampled trace it stays for 10 minutes at least, for its spans are made from it.
     - `trace`: `shared`, all runs of a job in one trace, or `per_run`, a trace a run, linked, for
       jobs of days: trace backends limit a trace's size and age.
 

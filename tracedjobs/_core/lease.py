@@ -231,10 +231,9 @@ def _start(
         tally.add("resumptions")
     closed = close_lost(tally, store, stored, goes_on) if lost else None
     counting.items(tally, head, goes_on.position, goes_on.redone)
-    if head.trace is None and trace.installed is not None:
-        traced = {"trace": trace.installed.new_trace(head, job.options.trace)}
-    else:
-        traced = {}
+    traced = head.trace
+    if traced is None:
+        traced = trace.tell(lambda tracing: tracing.new_trace(head, job.options.trace))
     return Change(
         job_id=head.id,
         revision=head.revision,
@@ -256,7 +255,7 @@ def _start(
             "lease_ttl": lease_ttl,
             "stall": None,
             **columns_of(stored, goes_on),
-            **traced,
+            "trace": traced,
         },
         lease_ttl=lease_ttl,
         # A lost run may renew, late, until the last moment: then it is not lost.
@@ -340,7 +339,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
             "wish": None,
             "error": described(error),
             "ended_at": now,
-            "expires_at": expiry(now, job.options.retention),
+            "expires_at": expiry(head, now, job.options.retention),
         },
         if_lease_until=head.lease_until if lost else None,
         close_run=closed,

@@ -65,8 +65,7 @@ def perform(
         is_async=job.is_async,
     )
     try:
-        if trace.installed is not None:
-            trace.installed.began(run)
+        trace.tell(lambda tracing: tracing.began(run))
         saver.add(run)
         if signals is not None and signals.came:
             run.request_stop("stopping")  # it came before there was a run to stop
@@ -104,6 +103,7 @@ def release(run: Run) -> None:
         run.lose("its runtime was closed, or its process was about to end, while it ran")
         if run.recorded:
             run.cell.clear()
+        trace.tell(lambda tracing: tracing.released(run))
 
 
 def _leave(run: Run) -> None:
@@ -113,8 +113,7 @@ def _leave(run: Run) -> None:
         run.ended = True
         run.attention = True
         run.let_go()
-        if trace.installed is not None:
-            trace.installed.ended(run)
+        trace.tell(lambda tracing: tracing.ended(run))
     finally:
         if run.recorded:
             run.cell.free()

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracedjobs._core.trace import Trace
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -47,6 +49,8 @@ _TEXT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 LONGEST_TOLD: Final = 1024
 """Characters of a cursor that is told in a span."""
+LONG_ENOUGH_TO_SEND: Final = 600.0
+"""Seconds that a job with a trace is kept at least: its spans are made from its record."""
 RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
 
@@ -445,9 +449,13 @@ class Change:
         return self.close_run is not None or self.columns.get("status") in FINISHED
 
 
-def expiry(now: float, retention: float) -> float | None:
+def expiry(head: JobRecord, now: float, retention: float) -> float | None:
     """When the record of a job that ends now is to go; `None` for one that is kept."""
-    return None if math.isinf(retention) else now + retention
+    if math.isinf(retention):
+        return None
+    trace = Trace.read(head.trace)
+    traced = trace is not None and trace.sampled
+    return now + (max(retention, LONG_ENOUGH_TO_SEND) if traced else retention)
 
 
 def left_text(position: Position | None, run: int) -> str | None:

@@ -395,8 +395,7 @@ class Run:
         self.seq = itertools.count(seq + 1)
         self.counted = 0
         self.completing = False
-        if trace.installed is not None:
-            trace.installed.left(self)
+        trace.tell(lambda tracing: tracing.left(self))
 
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
@@ -405,8 +404,7 @@ class Run:
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
         self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
-        if trace.installed is not None:
-            trace.installed.left(self)
+        trace.tell(lambda tracing: tracing.left(self))
 
     def let_go(self) -> None:
         """Write no more to the flight recorder; what stands there stays, see `Cell.release`.

@@ -263,18 +263,14 @@ class Runtime:
         for run in mine:
             if not run.ended:
                 release(run)
-        if trace.installed is not None:
-            trace.installed.closing(self.store)
+        trace.tell(lambda tracing: tracing.closing(self.store))
         self.store.close()
 
     # -- its own ---
 
     def _create(self, record: JobRecord, scope: Scope) -> bool:
-        counts = counting.submitted(record)
-        if trace.installed is None:
-            return self.store.create(record, counts)
-        with trace.installed.submitting(record, scope) as text:
-            return self.store.create(replace(record, trace=text), counts)
+        with trace.submitting(record, scope) as text:
+            return self.store.create(replace(record, trace=text), counting.submitted(record))
 
     def _flow(
         self,

@@ -189,8 +189,7 @@ def open_step(run: Run, step: Step) -> None:
     run.take_state()
     if not run.state_touched:  # then its saved pair of cursor and state is what it resumes from
         step.keep_in(run.cell)
-    if trace.installed is not None:
-        trace.installed.entered(run, step)
+    trace.tell(lambda tracing: tracing.entered(run, step))
     run.step_event("job_step_started", step, resumed=step.resumed)
 
 

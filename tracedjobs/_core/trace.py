@@ -10,10 +10,13 @@ whoever finds its job after it was killed, give the span the same id without hav
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from tracedjobs._core.records import JobRecord
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
     from tracedjobs._core.step import Step
     from tracedjobs.stores.base import Store
 
-__all__ = ["FLAGS_AT", "Scope", "Trace", "Tracing", "installed"]
+__all__ = ["FLAGS_AT", "Scope", "Trace", "Tracing", "installed", "submitting", "tell"]
+
+T = TypeVar("T")
 
 FLAGS_AT: Final = 54
 """Where in the text of a `Trace` the flags of its traceparent begin, counted from 1."""
@@ -88,7 +93,7 @@ def _digest(size: int, *parts: object) -> str:
 
 
 class Tracing(Protocol):
-    """What is told of a process's jobs. Nothing it does may raise, or wait for a server."""
+    """What is told of a process's jobs. Nothing it does may wait for a server."""
 
     def submitting(self, job: JobRecord, scope: Scope) -> AbstractContextManager[str | None]:
         """Around the recording of a new job; the text of the trace that it is to have."""
@@ -114,9 +119,42 @@ class Tracing(Protocol):
         """The run is over, in the store too, if that could be told."""
         ...
 
+    def released(self, run: Run) -> None:
+        """The run was recorded as over while its own thread goes on; told in another one."""
+        ...
+
     def closing(self, store: Store) -> None:
         """The store is about to be closed."""
         ...
 
 
 installed: Tracing | None = None
+_log: Final = logging.getLogger("tracedjobs")
+
+
+def tell(told: Callable[[Tracing], T]) -> T | None:
+    """Tell what is installed. Should it raise, that is logged, and the job goes on."""
+    if installed is None:
+        return None
+    try:
+        return told(installed)
+    except Exception:
+        _log.exception("Telemetry failed here; the job goes on.")
+        return None
+
+
+@contextmanager
+def submitting(job: JobRecord, scope: Scope) -> Iterator[str | None]:
+    """See `Tracing.submitting`; `None` where nothing is installed, or it failed."""
+    around = tell(lambda tracing: tracing.submitting(job, scope))
+    text = None if around is None else tell(lambda _: around.__enter__())
+    try:
+        yield text
+    except BaseException as error:
+        if around is not None:
+            failed = error
+            tell(lambda _: around.__exit__(type(failed), failed, failed.__traceback__))
+        raise
+    else:
+        if around is not None:
+            tell(lambda _: around.__exit__(None, None, None))

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
         Survey,
     )
 
-__all__ = ["STEP_NAMES", "Saved", "Store"]
+__all__ = ["LONGEST_CLAIM", "STEP_NAMES", "Saved", "Store"]
 
 STEP_NAMES: Final = 100
+LONGEST_CLAIM: Final = 3600.0
+"""Seconds: a claim that ends later than this from now is from before the clock was set back."""
 
 Saved = tuple[str | None, str | None] | StoreError
 """The token and the wish that a job has now; or why its save failed, where others did not."""
@@ -144,15 +146,17 @@ class Store(Protocol):
     def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
         """Claim the sending of the spans that those jobs owe; of each that was free, its claim.
 
-        A claim is when it ends, on the store's clock. Until then nobody else has one, so no span
-        is sent twice; what was sent before is in the job as it is read after the claim.
+        A claim is when it ends, on the store's clock, `LONGEST_CLAIM` from now at most. Until then
+        nobody else has one, so no span is sent twice; what was sent before is in the job as it is
+        read after the claim.
         """
         ...
 
     def spans_sent(self, sent: Sequence[SpansSent]) -> None:
-        """Note what was sent, and give the claims back, where they have not ended.
+        """Note what was sent, and give the claims back.
 
-        May be repeated, and come late: what was noted is never taken back.
+        May be repeated, and come late: what was noted is never taken back. Steps are not noted
+        once the claim is another's or a rewind has ended it: what was counted may be others.
         """
         ...
 

@@ -39,7 +39,7 @@ from tracedjobs._core.records import (
 )
 from tracedjobs._core.trace import FLAGS_AT
 from tracedjobs.errors import InvalidTransitionError, StoreError
-from tracedjobs.stores.base import STEP_NAMES
+from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
 
 if TYPE_CHECKING:
@@ -120,13 +120,14 @@ _COUNT_STEPS: Final = (
     "FROM jobs WHERE seq = ? ON CONFLICT (name) DO UPDATE SET steps = excluded.steps"
 )
 _SAMPLED: Final = f"substr(trace, {FLAGS_AT}, 2) = '01'"
-_FREE: Final = "(spans_due IS NULL OR spans_due <= :now OR spans_due > :now + 2 * :seconds)"
+_FREE: Final = f"(spans_due IS NULL OR spans_due <= :now OR spans_due > :now + {LONGEST_CLAIM})"
 _FORGET_SENT: Final = (
-    "UPDATE jobs SET steps_sent = min(steps_sent, (SELECT count(*) FROM steps WHERE job = seq)) "
-    "WHERE seq = ?"
+    "UPDATE jobs SET steps_sent = min(steps_sent, (SELECT count(*) FROM steps WHERE job = seq)), "
+    "spans_due = CASE WHEN spans_due IS NOT NULL THEN 0 END WHERE seq = ?"
 )
 _SENT: Final = (
-    "UPDATE jobs SET steps_sent = max(steps_sent, :steps), runs_sent = max(runs_sent, :runs), "
+    "UPDATE jobs SET steps_sent = CASE WHEN spans_due = :claim THEN max(steps_sent, :steps) "
+    "ELSE steps_sent END, runs_sent = max(runs_sent, :runs), "
     "root_sent = max(root_sent, :root), spans_due = CASE WHEN spans_due IS NOT :claim "
     "THEN spans_due WHEN revision <> :revision THEN :now END WHERE id = :job_id"
 )
@@ -255,8 +256,7 @@ class SQLiteStore:
         assigned = "".join(f'"{column}" = ?, ' for column in columns)
         values = [value.value if isinstance(value, Status) else value for value in columns.values()]
         if change.owes_spans:
-            assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, ?) END, "
-            values.append(wall_time())
+            assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, 0) END, "
         update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
 
         def work(raw: sqlite3.Connection) -> bool:
@@ -381,9 +381,13 @@ class SQLiteStore:
     def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
         """See `Store.claim_spans`."""
         now = wall_time()
-        bound = {"ids": json.dumps(list(ids)), "now": now, "seconds": seconds}
+        bound = {
+            "ids": json.dumps(list(ids)),
+            "now": now,
+            "ends": now + min(seconds, LONGEST_CLAIM),
+        }
         claim = (
-            "UPDATE jobs SET spans_due = :now + :seconds "  # noqa: S608
+            "UPDATE jobs SET spans_due = :ends "  # noqa: S608
             f"WHERE id IN (SELECT value FROM json_each(:ids)) AND {_FREE} RETURNING id, spans_due"
         )
         return dict(self._db.transaction(lambda raw: raw.execute(claim, bound).fetchall()))

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import get_current_span
 
+from tracedjobs._core.ending import type_name
 from tracedjobs.telemetry.tracing import JobSpan
 
 if TYPE_CHECKING:
@@ -27,14 +28,12 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.resources import Resource
 
-    from tracedjobs.telemetry.sender import Sender
+    from tracedjobs.telemetry.tracing import JobTracing
 
-__all__ = ["FlushSender", "Logs", "Provided", "SettingsError", "Spans", "WholeTrees", "named"]
+__all__ = ["Logs", "OfJobs", "Provided", "SettingsError", "Spans", "WholeTrees", "named"]
 
 T = TypeVar("T")
 
-LARGEST: Final = 512
-"""Spans in one request, as OpenTelemetry's own batches have."""
 MOST_HELD: Final = 2048
 THEIR_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.common.http",
@@ -184,12 +183,21 @@ class Provided:
         self,
         targets: Callable[[], Sequence[SpanExporter | SpanProcessor]],
         resource: Callable[[], Resource],
-        claim: float,
+        longest: float,
     ) -> None:
-        """Send to all `targets`: exporters, and processors that have none that can be asked."""
+        """Send to all `targets`: exporters, and processors that have none that can be asked.
+
+        One exporter takes `longest` seconds for a request at most, with all its tries.
+        """
         self._targets = targets
         self._resource = resource
-        self.claim = claim
+        self._longest = longest
+        self._works = True
+
+    @property
+    def longest(self) -> float:
+        """See `SpanSink.longest`."""
+        return self._longest * max(len(self._targets()), 1)
 
     def resource(self) -> Resource:
         """See `SpanSink.resource`."""
@@ -197,28 +205,47 @@ class Provided:
 
     def send(self, spans: Sequence[ReadableSpan]) -> bool:
         """See `SpanSink.send`: every exporter has to say so. A processor alone cannot."""
-        sent = True
-        for at in range(0, len(spans), LARGEST):
-            part = spans[at : at + LARGEST]
-            for target in self._targets():
-                if isinstance(target, SpanExporter):
-                    sent = target.export(part) is SpanExportResult.SUCCESS and sent
-                else:
-                    for span in part:
-                        target.on_end(span)
+        arrived = [self._send_to(target, spans) for target in self._targets()]
+        return all(arrived)
+
+    def _send_to(self, target: SpanExporter | SpanProcessor, spans: Sequence[ReadableSpan]) -> bool:
+        try:
+            if isinstance(target, SpanExporter):
+                sent = target.export(spans) is SpanExportResult.SUCCESS
+            else:
+                for span in spans:
+                    target.on_end(span)
+                sent = True
+        except Exception as error:  # noqa: BLE001 - an application's own exporter: jobs go on
+            if self._works:
+                what = type(target).__qualname__
+                _log.warning("%s raised %s: spans of jobs wait.", what, type_name(error))
+            sent = self._works = False
+        else:
+            self._works = True
         return sent
 
 
-class FlushSender(SpanProcessor):
-    """Lets a provider's `force_flush` send what jobs owe, too."""
+class OfJobs(SpanProcessor):
+    """Ties a provider to jobs: what it is told of the user's spans in them, and its flush.
 
-    def __init__(self, sender: Sender) -> None:
-        """Flush that sender."""
-        self._sender = sender
+    `made_here` is whether the provider's exporters are ours, and ask for parents themselves.
+    """
+
+    def __init__(self, tracing: JobTracing, *, made_here: bool) -> None:
+        """Tell that tracing."""
+        self._tracing = tracing
+        self._made_here = made_here
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        """See to it that the step it is within is in the store before it can leave the process."""
+        around = get_current_span(parent_context)
+        if not self._made_here and isinstance(around, JobSpan) and not around.known:
+            self._tracing.make_parents_known(around)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - theirs
         """Send what is left."""
-        self._sender.flush()
+        self._tracing.sender.flush()
         return True
 
 

@@ -17,16 +17,18 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.records import SpansSent
-from tracedjobs.errors import StoreError
+from tracedjobs.errors import StoreError, StoreUnavailableError
+from tracedjobs.stores.base import LONGEST_CLAIM
 from tracedjobs.telemetry.spans import owed_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
@@ -43,9 +45,17 @@ SWEEP_EVERY: Final = 15.0
 AT_EXIT: Final = 5.0
 """Seconds that a process waits for the thread when it ends."""
 CLAIM: Final = 30.0
-"""Seconds of a claim; an exporter's own timeout, 10 s by default, ends before."""
+"""Seconds of a claim, at least: for one request, and before it the reading of its jobs."""
 BATCH: Final = 64
 """Jobs that are claimed and sent together."""
+LARGEST: Final = 512
+"""Spans in one request, as OpenTelemetry's own batches have."""
+QUICK: Final = 1.0
+"""Seconds: what fails sooner was refused; while a collector is away its exporter tries on."""
+MOST_FAILURES: Final = 4
+MOST_UNNOTED: Final = 1000
+NO_REVISION: Final = -1
+"""That of no job: the claim goes back, and more is owed."""
 
 _Key = tuple[int, str]
 
@@ -53,8 +63,10 @@ _Key = tuple[int, str]
 class SpanSink(Protocol):
     """Where spans go."""
 
-    claim: float
-    """Seconds that an export takes at most, twice over."""
+    @property
+    def longest(self) -> float:
+        """Seconds that a request takes at most."""
+        ...
 
     def resource(self) -> Resource:
         """The resource of this process."""
@@ -70,13 +82,14 @@ class Sender:
 
     _log: Final = logging.getLogger("tracedjobs")
 
-    def __init__(self, sink: SpanSink, extras: Mapping[str, Extras]) -> None:
-        """Send to that sink; `extras` are what users put on spans of this process."""
+    def __init__(self, sink: SpanSink, extras: dict[str, Extras]) -> None:
+        """Send to that sink; `extras`, what users put on spans of this process, go when sent."""
         self._sink = sink
         self._extras = extras
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._news: dict[_Key, tuple[Store, float]] = {}
+        self._unnoted: deque[tuple[Store, list[SpansSent]]] = deque(maxlen=MOST_UNNOTED)
         self._stores: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
         self._sweep_at = boot_time() + SWEEP_EVERY
         self._thread: threading.Thread | None = None
@@ -110,7 +123,7 @@ class Sender:
         if not self._sending.acquire(timeout=AT_EXIT):
             return  # the exporter hangs; whoever finds the jobs sends
         self._sending.release()
-        self._sweep([store] if store is not None else list(self._stores.values()))
+        self._sweep([store] if store is not None else self._watched())
         self._send_due(boot_time() + STEPS_EVERY, store)
         if store is not None:
             with self._changed:
@@ -120,8 +133,14 @@ class Sender:
 
     def _start(self) -> None:
         if (self._thread is None or not self._thread.is_alive()) and not self._exiting:
-            self._thread = threading.Thread(target=self._loop, name="tracedjobs-spans", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._loop, name="tracedjobs-spans", daemon=True)
+            with suppress(RuntimeError):  # no more threads may begin; the next news tries again
+                thread.start()
+                self._thread = thread
+
+    def _watched(self) -> list[Store]:
+        with self._changed:
+            return list(self._stores.values())
 
     def _loop(self) -> None:
         while True:
@@ -134,7 +153,10 @@ class Sender:
                 self.on_tick()
                 if boot_time() >= self._sweep_at:
                     self._sweep_at = boot_time() + SWEEP_EVERY
-                    self._sweep(list(self._stores.values()))
+                    self._sweep(self._watched())
+                if self._unnoted:
+                    with self._sending:
+                        self._note()
                 self._send_due(boot_time())
             except Exception:  # noqa: BLE001 - it is logged, and jobs go on
                 self._log.exception("The sending of spans failed; it goes on.")
@@ -162,31 +184,79 @@ class Sender:
                 store, _ = self._news.pop(key)
                 groups.setdefault(key[0], (store, []))[1].append(key[1])
         for store, ids in groups.values():
-            for at in range(0, len(ids), BATCH):
-                with self._sending, suppress(StoreError):
-                    # A store that is away has the jobs still; they are found when it is back.
-                    self._send(store, ids[at : at + BATCH])
+            with self._sending, suppress(StoreError):
+                # A store that is away has the jobs still; they are found when it is back.
+                self._send(store, ids)
 
-    def _send(self, store: Store, ids: Sequence[str]) -> None:
-        claims = store.claim_spans(ids, seconds=max(CLAIM, self._sink.claim))
+    def _send(self, store: Store, ids: list[str]) -> None:
+        at_a_time, failures = BATCH, 0
+        while ids and failures < MOST_FAILURES:
+            began = boot_time()
+            ids, worked = self._send_some(store, ids, at_a_time)
+            if not worked:
+                if at_a_time == BATCH and boot_time() - began > QUICK:
+                    return  # an outage: who looks next tries again
+                # A refusal, perhaps of what one job has; the others are not to wait for it.
+                at_a_time, failures = 1, failures + 1
+
+    def _send_some(self, store: Store, ids: list[str], most: int) -> tuple[list[str], bool]:
+        """One claim and one request; the jobs that are left for the next, and whether it worked."""
+        began = boot_time()
+        longest = self._sink.longest
+        seconds = min(max(CLAIM, 3 * longest), LONGEST_CLAIM)
+        asked, left = ids[:most], ids[most:]
+        claims = store.claim_spans(asked, seconds=seconds)
         spans: list[ReadableSpan] = []
         sent: list[SpansSent] = []
+        rest: list[str] = []
         for job_id, claim in claims.items():
-            stored = store.load(job_id)
-            if stored is None:
-                continue  # its retention is over
-            owed = owed_by(stored, self._sink.resource(), self._extras)
-            spans += owed.spans
-            revision = stored.job.revision
-            sent.append(SpansSent(job_id, claim, revision, owed.steps, owed.runs, owed.root))
-        if spans and not self._sink.send(spans):
-            # The claims go back, and whoever looks first tries again.
-            sent = [SpansSent(each.job_id, each.claim, -1, 0, 0, root=False) for each in sent]
-        store.spans_sent(sent)
+            room = LARGEST - len(spans)
+            stored = store.load(job_id) if room > 0 else None
+            if room <= 0:
+                rest.append(job_id)
+                sent.append(_nothing(job_id, claim))
+            elif stored is not None:  # else its retention is over
+                owed = owed_by(stored, self._sink.resource(), self._extras, most=room)
+                if not owed.all:
+                    rest.append(job_id)
+                spans += owed.spans
+                revision = stored.job.revision if owed.all else NO_REVISION
+                sent.append(SpansSent(job_id, claim, revision, owed.steps, owed.runs, owed.root))
+        # Looked at last: a process that was frozen meanwhile holds nothing any more.
+        in_time = boot_time() - began < seconds - longest
+        worked = in_time and (not spans or self._sink.send(spans))
+        if worked:
+            for span in spans:
+                if span.context is not None:
+                    self._extras.pop(f"{span.context.span_id:016x}", None)
+        else:
+            # The claims go back. Those that failed come after those that nobody has tried.
+            sent, rest = [_nothing(each.job_id, each.claim) for each in sent], list(claims)
+        self._unnoted.append((store, sent))
+        self._note()
+        return (rest + left if worked or most > 1 else left), worked
+
+    def _note(self) -> None:
+        """Note what was sent, and what could not be noted before while its store was away."""
+        for each in list(self._unnoted):
+            store, sent = each
+            try:
+                store.spans_sent(sent)
+            except StoreUnavailableError:
+                continue
+            except StoreError as error:  # it was closed, say
+                self._log.warning("That spans were sent cannot be noted: %s", error)
+            self._unnoted.remove(each)
 
     def _after_fork_in_child(self) -> None:
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._news = {}
+        self._unnoted.clear()
         self._thread = None
         self._exiting = False
+
+
+def _nothing(job_id: str, claim: float) -> SpansSent:
+    """The claim goes back as it was."""
+    return SpansSent(job_id, claim, NO_REVISION, 0, 0, root=False)

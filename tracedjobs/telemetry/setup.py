@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -16,8 +17,8 @@ from tracedjobs import events
 from tracedjobs._core import trace
 from tracedjobs._core.owner import worker_name
 from tracedjobs.telemetry.exporting import (
-    FlushSender,
     Logs,
+    OfJobs,
     Provided,
     SettingsError,
     Spans,
@@ -136,13 +137,13 @@ def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
     for exporter in theirs:
         provider.add_span_processor(WholeTrees(BatchSpanProcessor(exporter)))
     own = [Spans(make, "Spans of jobs") for make in makes]
-    mine = Provided(lambda: own, lambda: _of_this_process(resource), _claim())
+    mine = Provided(lambda: own, lambda: _of_this_process(resource), _longest())
     tracing = JobTracing(
         mine, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
     )
     for exporter in theirs:
         exporter.before = tracing.make_parents_known
-    provider.add_span_processor(FlushSender(tracing.sender))
+    provider.add_span_processor(OfJobs(tracing, made_here=True))
     api.set_tracer_provider(provider)
     return tracing
 
@@ -154,18 +155,18 @@ def _joined(provider: api.TracerProvider, *, segments: bool) -> JobTracing | Non
         raise SettingsError(msg)
 
     def targets() -> Sequence[SpanExporter | SpanProcessor]:
-        found = [each for each in _leaves(provider) if not isinstance(each, FlushSender)]
+        found = [each for each in _leaves(provider) if not isinstance(each, OfJobs)]
         asked = [getattr(each, "span_exporter", None) for each in found]
         return [
             exporter if isinstance(exporter, SpanExporter) else processor
             for processor, exporter in zip(found, asked, strict=True)
         ]
 
-    sink = Provided(targets, lambda: provider.resource, _claim())
+    sink = Provided(targets, lambda: provider.resource, _longest())
     tracing = JobTracing(
         sink, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
     )
-    provider.add_span_processor(FlushSender(tracing.sender))
+    provider.add_span_processor(OfJobs(tracing, made_here=False))
     return tracing
 
 
@@ -187,15 +188,12 @@ def _of_this_process(resource: Resource) -> Resource:
     return resource.merge(Resource({"tracedjobs.worker": worker_name()}))
 
 
-def _claim() -> float:
-    """Seconds: longer than an export, with the tries that the exporter makes."""
-    longest = 10.0
-    for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"):
-        try:
-            longest = max(longest, float(os.environ.get(name, "")))
-        except ValueError:
-            continue
-    return 2 * longest
+def _longest() -> float:
+    """Seconds that one export takes at most, with the tries that the exporter makes."""
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
+        with suppress(ValueError):
+            return float(os.environ.get(name, ""))
+    return 10.0
 
 
 # -- logs ---

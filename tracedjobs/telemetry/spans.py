@@ -48,27 +48,37 @@ class Extras:
 class Owed:
     """The spans of a job that were not sent yet, and what is sent when they are.
 
-    `steps` and `runs` count completed steps and ended runs from the first on.
+    `steps` and `runs` count completed steps and ended runs from the first on; `all` is whether
+    nothing was left for another time.
     """
 
     spans: Sequence[ReadableSpan]
     steps: int
     runs: int
     root: bool
+    all: bool = True
 
 
-def owed_by(stored: Stored, resource: Resource, extras: Mapping[str, Extras]) -> Owed:
-    """What the job owes; `extras` by the ids of spans."""
+def owed_by(
+    stored: Stored, resource: Resource, extras: Mapping[str, Extras], *, most: int | None = None
+) -> Owed:
+    """What the job owes, of its steps `most` at a time; `extras` by the ids of spans."""
     head = stored.job
     trace = Trace.read(head.trace)
     if trace is None or not trace.sampled:
         return Owed((), 0, 0, root=False)
     make = _Maker(head, trace, resource, extras)
     ended = [run for run in stored.runs if run.ended_at is not None]
-    spans = [make.completed(step) for step in stored.steps[head.steps_sent :]]
+    unsent = stored.steps[head.steps_sent :]
+    if most is not None and len(unsent) > most:
+        some = [make.completed(step) for step in unsent[:most]]
+        return Owed(some, head.steps_sent + most, 0, root=False, all=False)
+    spans = [make.completed(step) for step in unsent]
+    done = {(step.name, step.run) for step in stored.steps}
     for run in ended[head.runs_sent :]:
         left = Left.read(run.left)
-        if left is not None:
+        # A run that ends while a step's completion is unanswered does not know that it is done.
+        if left is not None and (left.step, run.number) not in done:
             spans.append(make.left(left, run))
         spans.append(make.process(run))
     root = head.status in FINISHED and not head.root_sent

@@ -6,11 +6,12 @@ begins there is its child. The spans themselves are made from the record, see `s
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry import context as contexts
 from opentelemetry import trace as api
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import type_name
+from tracedjobs._core.records import LONGEST_TOLD
 from tracedjobs._core.trace import Scope, Trace
 from tracedjobs.errors import StoreError
 from tracedjobs.telemetry.sender import Sender
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JobSpan", "JobTracing"]
 
+T = TypeVar("T")
+
 FIRST_SEGMENT: Final = 15.0
 LONGEST_SEGMENT: Final = 600.0
 EXTRAS_KEPT: Final = 100.0
@@ -57,6 +61,8 @@ class JobSpan(api.NonRecordingSpan):
         """Stand for the span of that context; without `extras` nothing is kept."""
         super().__init__(context)
         self._extras = extras
+        self.known = extras is None
+        """Whether the store is sure to have it: if it has not been sent, others can tell of it."""
 
     def is_recording(self) -> bool:
         """Whether what is put on it will be sent."""
@@ -68,7 +74,7 @@ class JobSpan(api.NonRecordingSpan):
         if extras is not None and (
             len(extras.attributes) < MOST_EXTRAS or key in extras.attributes
         ):
-            extras.attributes[key] = value
+            extras.attributes[_short(key)] = _short(value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Put several on it."""
@@ -81,7 +87,8 @@ class JobSpan(api.NonRecordingSpan):
         """Put an event on it."""
         extras = self._extras
         if extras is not None and len(extras.events) < MOST_EXTRAS:
-            extras.events.append(Event(name, attributes, timestamp=timestamp or time.time_ns()))
+            told = {key: _short(value) for key, value in (attributes or {}).items()}
+            extras.events.append(Event(name, told, timestamp=timestamp or time.time_ns()))
 
     def add_link(self, context: api.SpanContext, attributes: Attributes = None) -> None:
         """Link it to another span."""
@@ -105,6 +112,15 @@ class JobSpan(api.NonRecordingSpan):
         self.add_event("exception", {**told, **(attributes or {})}, timestamp)
 
 
+def _short(value: T) -> T:
+    """A text that a collector takes: one that refuses a request refuses all that is in it."""
+    if isinstance(value, str):
+        return value[:LONGEST_TOLD]  # type: ignore[return-value]  # a text is one again
+    if isinstance(value, (list, tuple)):
+        return [_short(each) for each in value[:MOST_EXTRAS]]  # type: ignore[return-value]  # as above
+    return value
+
+
 @dataclass(slots=True)
 class _Traced:
     """A run whose spans this process sends."""
@@ -112,8 +128,10 @@ class _Traced:
     run: Run
     trace: Trace
     outside: Context
-    known: str | None = None
-    """Where the open step was taken up, once the store is sure to have it."""
+    before: Context | None = None
+    """What was current where the open step was taken up, with what the job itself put there."""
+    span: JobSpan | None = None
+    """The one that is current in it: its own, or its open step's."""
     spans: list[str] = field(default_factory=list)
     step: str | None = None
     segments: int = 0
@@ -146,6 +164,7 @@ class JobTracing:
         self._ticked_at = 0.0
         self._ended: list[tuple[float, list[str]]] = []
         self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     # -- what the core tells ---
 
@@ -195,14 +214,17 @@ class JobTracing:
         """See `Tracing.entered`."""
         traced = self._runs.get(run)
         if traced is not None:
-            traced.known = None
+            traced.before = contexts.get_current()
             self._attach(traced, step.name)
 
     def left(self, run: Run) -> None:
         """See `Tracing.left`."""
         traced = self._runs.get(run)
         if traced is not None:
-            self._attach(traced, None)
+            if traced.before is not None:
+                contexts.attach(traced.before)
+                traced.before = None
+            traced.spans = [span for span in traced.spans if span in self.extras]
             if traced.trace.sampled:
                 self.sender.tell(run.store, run.record.id, soon=False)
 
@@ -217,26 +239,36 @@ class JobTracing:
                 self._ended.append((boot_time(), traced.spans))
             self.sender.tell(run.store, run.record.id, soon=True)
 
+    def released(self, run: Run) -> None:
+        """See `Tracing.released`."""
+        traced = self._runs.get(run)
+        if traced is not None and traced.trace.sampled:
+            self.sender.tell(run.store, run.record.id, soon=True)
+
     def closing(self, store: Store) -> None:
         """See `Tracing.closing`."""
         self.sender.flush(store)
 
     # -- for those that send what the user made ---
 
-    def make_parents_known(self) -> None:
-        """See to it that each open step of this process is in the store.
+    def make_parents_known(self, only: JobSpan | None = None) -> None:
+        """See to it that each open step of this process, or that one, is in the store.
 
         Called before spans of the user leave the process: should it be killed right after, the one
         who finds the job can tell of the span that they are children of.
         """
         for traced in list(self._runs.values()):
-            run = traced.run
-            position = run.live_position() if traced.trace.sampled else None
-            if position is None or position.entered == traced.known or run.state_touched:
+            run, span = traced.run, traced.span
+            if span is None or span.known or (only is not None and span is not only):
                 continue
-            with suppress(StoreError):
-                run.store.save_one(run.take_save())
-                traced.known = position.entered
+            position = run.live_position()
+            if position is None or run.ended or run.lost is not None:
+                continue  # a run that has no lease is not to renew it
+            save = run.take_save()
+            if save.position is not None and save.position.entered == position.entered:
+                with suppress(StoreError):
+                    run.store.save_one(save)
+                    span.known = True
 
     def note_event(self, event: JobEvent) -> None:
         """Put an event of the user's own on the current span of his job."""
@@ -259,9 +291,11 @@ class JobTracing:
 
     def _attach(self, traced: _Traced, step: str | None) -> None:
         # Attached without a token: a run that begins in one context may be closed in another.
-        contexts.attach(self._context(traced, step))
+        # Around what the job made current itself: a span or baggage of its own stays.
+        traced.span = self._span(traced, step)
+        contexts.attach(api.set_span_in_context(traced.span, contexts.get_current()))
 
-    def _context(self, traced: _Traced, step: str | None) -> Context:
+    def _span(self, traced: _Traced, step: str | None) -> JobSpan:
         run, trace = traced.run, traced.trace
         extras = None
         if trace.sampled:
@@ -270,9 +304,14 @@ class JobTracing:
             if extras is None:
                 extras = self.extras[span_id] = Extras()
                 traced.spans.append(span_id)
-        return api.set_span_in_context(
-            JobSpan(context_of(trace, run.number, step), extras), traced.outside
-        )
+        return JobSpan(context_of(trace, run.number, step), extras)
+
+    def _after_fork_in_child(self) -> None:
+        # The runs are the parent's: nothing of them is to be told, or saved, from here.
+        self._lock = threading.Lock()
+        self._runs.clear()
+        self._ended.clear()
+        self.extras.clear()
 
     def _tick(self) -> None:
         now = boot_time()
@@ -295,7 +334,7 @@ class JobTracing:
 
     def _segment(self, traced: _Traced) -> list[ReadableSpan]:
         run = traced.run
-        if not traced.trace.sampled or run.ended:
+        if not traced.trace.sampled or run.ended or run.lost is not None:
             return []
         position = run.live_position()
         now = run.store.time()

@@ -23,7 +23,7 @@ from tracedjobs._core.records import (
     Survey,
 )
 from tracedjobs.errors import StoreError
-from tracedjobs.stores.base import STEP_NAMES
+from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
 from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.changing import (
     change_arguments,
@@ -290,7 +290,7 @@ class RedisStore:
                 "claim_spans",
                 shard,
                 self._span_keys(job_id),
-                [job_id, to_micros(seconds)],
+                [job_id, to_micros(min(seconds, LONGEST_CLAIM)), to_micros(LONGEST_CLAIM)],
                 writes=True,
             )
             for job_id, shard in ((each, shard_of(each)) for each in ids)

@@ -61,10 +61,15 @@ if ARGV[27] ~= '' then
     local left = redis.call('LLEN', KEYS[3])
     redis.call('HSET', hash, 'p', math.min(tonumber(sent_steps), left) .. ' ' .. rest)
   end
+  if redis.call('HEXISTS', hash, 'd') == 1 then
+    -- What a claim's holder read is no more: so the claim ends.
+    redis.call('HSET', hash, 'd', 0)
+    redis.call('ZADD', KEYS[16], 0, ARGV[1])
+  end
 end
 if ARGV[30] ~= '' and redis.call('HEXISTS', hash, 'd') == 0 then
-  redis.call('HSET', hash, 'd', string.format('%.0f', now))
-  redis.call('ZADD', KEYS[16], now, ARGV[1])
+  redis.call('HSET', hash, 'd', 0)
+  redis.call('ZADD', KEYS[16], 0, ARGV[1])
 end
 
 for at = 32, 31 + ARGV[31], 2 do

@@ -5,11 +5,13 @@ if not job[1] then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return 0
 end
+local mine = job[2] == ARGV[2]
 local sent = {}
 for number in string.gmatch(job[3] or '0 0 0', '%d+') do sent[#sent + 1] = tonumber(number) end
-for at = 1, 3 do sent[at] = math.max(sent[at], tonumber(ARGV[3 + at])) end
+-- A rewind ends the claim, and drops steps, not runs: only the steps that were counted may be others.
+for at = mine and 1 or 2, 3 do sent[at] = math.max(sent[at], tonumber(ARGV[3 + at])) end
 redis.call('HSET', KEYS[1], 'p', table.concat(sent, ' '))
-if job[2] ~= ARGV[2] then
+if not mine then
   return 1
 end
 if job[1] == ARGV[3] then

@@ -1,0 +1,55 @@
+"""Huey for the conformance suite: SQLite and Redis brokers, threads and processes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.processes import PATIENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["OnHuey"]
+
+
+@dataclass
+class OnHuey:
+    """See `harness.Kind`."""
+
+    workers: str
+    redis: str | None = None
+    module: str = "huey"
+    more: str = ""
+
+    @property
+    def retries(self) -> dict[str, object]:
+        return {"retries": 2, "retry_delay": 0}
+
+    def app(self, folder: Path) -> str:
+        if self.redis is not None:
+            return f"from huey import RedisHuey\napp = RedisHuey('imports', url={self.redis!r})"
+        return (
+            f"from huey import SqliteHuey\napp = SqliteHuey('imports', filename='{folder}/huey.db')"
+        )
+
+    def command(self, module: str) -> list[str]:
+        consumer = [sys.executable, "-m", "huey.bin.huey_consumer", f"{module}.app"]
+        return [*consumer, "-k", self.workers, "-w", "2", "-d", "0.05", "-m", "0.1", "-g", "TERM"]
+
+    def send(self, task: Any, *args: object, **kwargs: object) -> Any:
+        return task(*args, **kwargs)
+
+    def send_later(self, task: Any, seconds: float, *args: object) -> Any:
+        return task.schedule(args=args, delay=seconds)
+
+    def id_of(self, handle: Any) -> str:
+        return str(handle.id)
+
+    def result(self, handle: Any) -> object:
+        found: object = handle.get(blocking=True, timeout=PATIENCE, preserve=True)
+        return found
+
+    def deliver_again(self, task: Any, job_id: str, *args: object) -> None:
+        task.huey.enqueue(task.s(*args, id=job_id))

@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.queues.harness import Kind, Place
+from tests.queues.on_celery import OnCelery
 from tests.queues.on_huey import OnHuey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KINDS: Final = ("huey threads", "huey processes")
+KINDS: Final = (
+    "huey threads",
+    "huey processes",
+    "celery prefork",
+    "celery threads",
+    "celery solo",
+)
 
 
 def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     """The queue and the workers of that name."""
-    workers = {"huey threads": "thread", "huey processes": "process"}
-    return OnHuey(workers[name])
+    queue, workers = name.split(" ")
+    if queue == "huey":
+        return OnHuey(workers)
+    server = request.getfixturevalue("redis_server")
+    return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
 
 
 @pytest.fixture(params=KINDS)

@@ -49,7 +49,7 @@ def count(ctx, path, items, pace=0.01):
         time.sleep(pace)
     return ctx.step("finish", lambda: f"counted {{items}}")
 
-@continuable(app, **SOON, **{retries!r})
+@continuable(app, **SOON, {retries})
 def stumble(ctx, path, falls):
     """Fails that often before it has made progress."""
     note(path, f"{{ctx.run}} begins")
@@ -103,10 +103,8 @@ class Kind(Protocol):
     more: str
     """Tasks that only this queue has."""
 
-    @property
-    def retries(self) -> dict[str, object]:
-        """Options with which a task is retried twice, soon."""
-        ...
+    retries: str
+    """The source of options with which a task is retried twice, soon."""
 
     def app(self, folder: Path) -> str:
         """The lines that make `app`, on a broker of the test's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.processes import PATIENCE
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["OnHuey"]
+
+KINDS: Final = {"threads": "thread", "processes": "process"}
 
 
 @dataclass
@@ -21,11 +23,8 @@ class OnHuey:
     workers: str
     redis: str | None = None
     module: str = "huey"
+    retries: str = "retries=2"
     more: str = ""
-
-    @property
-    def retries(self) -> dict[str, object]:
-        return {"retries": 2, "retry_delay": 0}
 
     def app(self, folder: Path) -> str:
         if self.redis is not None:
@@ -36,7 +35,19 @@ class OnHuey:
 
     def command(self, module: str) -> list[str]:
         consumer = [sys.executable, "-m", "huey.bin.huey_consumer", f"{module}.app"]
-        return [*consumer, "-k", self.workers, "-w", "2", "-d", "0.05", "-m", "0.1", "-g", "TERM"]
+        return [
+            *consumer,
+            "-k",
+            KINDS[self.workers],
+            "-w",
+            "2",
+            "-d",
+            "0.05",
+            "-m",
+            "0.1",
+            "-g",
+            "TERM",
+        ]
 
     def send(self, task: Any, *args: object, **kwargs: object) -> Any:
         return task(*args, **kwargs)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core.owner import run_directory
 from tracedjobs.errors import StoreError
-from tracedjobs.queues.base import known_continuables, log
+from tracedjobs.queues.base import known_continuables, log, stop
 
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
@@ -42,7 +42,7 @@ def start_recovery(family: str) -> None:
 def _look(family: str) -> None:
     never = threading.Event()
     away: set[str] = set()
-    while True:
+    while not stop.came:  # a broker may give what is sent now to this very worker
         for runtime in _runtimes(family):
             url = runtime.store.url
             if not _elected(f"{family} {url}"):

@@ -12,7 +12,7 @@ from tests.queues.on_celery import OnCelery
 from tests.queues.on_huey import OnHuey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 KINDS: Final = (
@@ -22,6 +22,21 @@ KINDS: Final = (
     "celery threads",
     "celery solo",
 )
+
+
+@pytest.fixture
+def place_of(tmp_path: Path) -> Iterator[Callable[[Kind], Place]]:
+    """Makes an application on that queue."""
+    made: list[Place] = []
+
+    def make(kind: Kind) -> Place:
+        name = f"app_{os.urandom(4).hex()}"
+        made.append(Place(kind, tmp_path, name, f"sqlite:///{tmp_path}/jobs.db"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
@@ -34,9 +49,14 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, place_of: Callable[[Kind], Place]) -> Place:
     """An application on each queue in turn."""
-    name = f"app_{os.urandom(4).hex()}"
-    made = Place(kind_of(request.param, request), tmp_path, name, f"sqlite:///{tmp_path}/jobs.db")
-    yield made
-    made.close()
+    return place_of(kind_of(request.param, request))
+
+
+@pytest.fixture
+def celery_on_redis(request: pytest.FixtureRequest) -> OnCelery:
+    """Celery's prefork pool on a broker of the test's own."""
+    kind = kind_of("celery prefork", request)
+    assert isinstance(kind, OnCelery)
+    return kind

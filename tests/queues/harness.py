@@ -40,7 +40,7 @@ def note(path, text):
     with open(path, "a", buffering=1) as file:
         file.write(text + "\\n")
 
-@continuable(app, **SOON)
+@continuable(app, **SOON, {retries})
 def count(ctx, path, items, pace=0.01):
     """Writes a line an item: which run, which item."""
     ctx.step("prepare", str)
@@ -100,6 +100,8 @@ class Kind(Protocol):
 
     module: str
     """The name in `tracedjobs.queues`."""
+    ready: str
+    """What a worker says when it is ready."""
     more: str
     """Tasks that only this queue has."""
 
@@ -141,6 +143,11 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     log: Path
+    ready: str
+
+    def says_ready(self) -> None:
+        """Wait until it takes messages."""
+        until(lambda: self.ready in self.text(), f"the worker is ready: {self.text()}")
 
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
@@ -219,7 +226,7 @@ class Place:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.workers.append(Worker(process, log))
+        self.workers.append(Worker(process, log, self.kind.ready))
         return self.workers[-1]
 
     def job(self, job_id: str) -> JobSnapshot:
@@ -236,6 +243,11 @@ class Place:
     def _status(self, job_id: str) -> str | None:
         stored = self.runtime.store.load(job_id)
         return None if stored is None else str(stored.job.status)
+
+    def runs(self, worker: Worker, name: str) -> bool:
+        """Whether that name in a record is one of the worker's processes."""
+        pid = int(name.rpartition(":")[2])
+        return os.getpgid(pid) == worker.process.pid
 
     def told(self) -> str:
         """What the workers have said, for a failure."""

@@ -24,12 +24,15 @@ class OnCelery:
     visibility: int = 3600
     module: str = "celery"
     retries: str = "autoretry_for=(ValueError,), default_retry_delay=0, max_retries=2"
+    ready: str = " ready."
     more: str = ""
 
     def app(self, folder: Path) -> str:
         options = {
             "global_keyprefix": self.prefix,
             "visibility_timeout": self.visibility,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
         }
         return (
             "from celery import Celery\n"

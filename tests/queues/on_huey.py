@@ -22,16 +22,20 @@ class OnHuey:
 
     workers: str
     redis: str | None = None
+    graceful: str = "TERM"
     module: str = "huey"
-    retries: str = "retries=2"
+    retries: str = "retries=2, retry_delay=0"
+    ready: str = "The following commands are available"
     more: str = ""
 
     def app(self, folder: Path) -> str:
+        # Huey's results are errors of tries, too, unless it is told to wait for the last.
+        last = "app.store_intermediate_errors = False"
         if self.redis is not None:
-            return f"from huey import RedisHuey\napp = RedisHuey('imports', url={self.redis!r})"
-        return (
-            f"from huey import SqliteHuey\napp = SqliteHuey('imports', filename='{folder}/huey.db')"
-        )
+            made = f"app = RedisHuey('imports', url={self.redis!r})"
+            return f"from huey import RedisHuey\n{made}\n{last}"
+        made = f"app = SqliteHuey('imports', filename='{folder}/huey.db')"
+        return f"from huey import SqliteHuey\n{made}\n{last}"
 
     def command(self, module: str) -> list[str]:
         consumer = [sys.executable, "-m", "huey.bin.huey_consumer", f"{module}.app"]

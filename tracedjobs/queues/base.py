@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracedjobs._core import values
-from tracedjobs._core.handing import add_sender
+from tracedjobs._core.handing import add_sender, mark_unknown
 from tracedjobs._core.job import Job
 from tracedjobs._core.job import job as make_job
 from tracedjobs._core.lease import loaded, take_lease
@@ -31,6 +31,7 @@ from tracedjobs.errors import (
     JobNotFoundError,
     JobRunningError,
     LeaseLostError,
+    StoreError,
     StoreUnavailableError,
     TracedJobsError,
     UnknownJobError,
@@ -50,6 +51,7 @@ __all__ = [
     "Verdict",
     "check_version",
     "entry",
+    "keep_unknown",
     "known_continuables",
     "missing",
     "split_options",
@@ -296,6 +298,24 @@ class Continuable(ABC):
 def known_continuables() -> tuple[Continuable, ...]:
     """Those that this process has made."""
     return tuple(_known)
+
+
+def keep_unknown(family: str, job_id: str, task: str) -> None:
+    """A message was thrown away since this worker has no such task: keep its job, if it is one.
+
+    Whoever has the task, an older or newer version of the application, hands it back.
+    """
+    for runtime in {each.runtime for each in _known if each.family.startswith(family)}:
+        try:
+            if mark_unknown(runtime.store, job_id):
+                log.error(
+                    "The job %s was not run: this worker has no task %s. Its message is sent "
+                    "again by a worker that has it.",
+                    job_id,
+                    task,
+                )
+        except StoreError as error:
+            log.warning("Whether %s is a job cannot be told: %s", job_id, error)
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

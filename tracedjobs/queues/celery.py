@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.handing import mark_unknown
 from tracedjobs._core.job import job as make_job
-from tracedjobs.errors import MissingExtraError, SerializationError, StoreError
+from tracedjobs.errors import MissingExtraError, SerializationError
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -25,11 +24,9 @@ from tracedjobs.queues.base import (
     Over,
     check_version,
     entry,
-    known_continuables,
-    log,
+    keep_unknown,
     missing,
     split_options,
-    stop,
 )
 
 try:
@@ -38,7 +35,7 @@ try:
     from celery.exceptions import Ignore, Reject, Retry
     from kombu.utils import json
 
-    from tracedjobs.queues.celery_stop import busy, connect
+    from tracedjobs.queues.celery_stop import busy, connect, stopped_at
 except ImportError as error:
     raise MissingExtraError(missing("celery", error)) from error
 
@@ -205,8 +202,9 @@ class _Continuable(Continuable):
         return Retry(f"goes on in {delay:g} s ({reason})", when=delay, sig=again)
 
     def _let_the_last_poll_pass(self) -> None:
-        if stop.came_at is not None and "redis" in str(self.app.connection().transport.driver_type):
-            time.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
+        at = stopped_at()
+        if at is not None and "redis" in str(self.app.connection().transport.driver_type):
+            time.sleep(max(at + LAST_POLL - boot_time(), 0.0))
 
     def _queue_of(self, job: JobRecord, kept: dict[str, Any]) -> str | None:
         return None if kept.get("delivery_info") else job.queue
@@ -267,19 +265,7 @@ def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> Non
 
 
 def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa: A002 - celery's word
-    for runtime in {
-        each.runtime for each in known_continuables() if each.family.startswith("celery")
-    }:
-        try:
-            if mark_unknown(runtime.store, str(id)):
-                log.error(
-                    "The job %s was not run: this worker has no task %s. Its message is sent "
-                    "again by a worker that has it.",
-                    id,
-                    name,
-                )
-        except StoreError as error:
-            log.warning("Whether %s is a job cannot be told: %s", id, error)
+    keep_unknown("celery", str(id), name)
 
 
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")

@@ -20,13 +20,15 @@ from celery import signals
 from celery.worker import state
 
 from tracedjobs._core.owner import run_directory
+from tracedjobs._core.saver import saver
 from tracedjobs.queues.base import log, stop
 from tracedjobs.queues.recovery import start_recovery
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, TracebackType
 
-__all__ = ["busy", "connect"]
+__all__ = ["busy", "connect", "stopped_at"]
 
 EVERY: Final = 0.05
 """Seconds between two looks, once a process of the pool and once the main process."""
@@ -42,8 +44,11 @@ class _Busy:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.tasks = 0
+        self.termed = False
+        """Whether this process was sent a SIGTERM meanwhile."""
 
     def __enter__(self) -> None:
+        _take_term()
         with self._lock:
             self.tasks += 1
 
@@ -55,9 +60,17 @@ class _Busy:
     ) -> None:
         with self._lock:
             self.tasks -= 1
+            self.termed = self.termed and self.tasks > 0
 
 
 busy: Final = _Busy()
+
+
+def stopped_at() -> float | None:
+    """When the worker was told to stop, in seconds since boot, if it was."""
+    if busy.termed and not stop.came:
+        time.sleep(EVERY * 4)  # the main process was sent one too, perhaps, and is about to tell
+    return stop.came_at
 
 
 def connect(family: str) -> None:
@@ -85,8 +98,9 @@ def _on_worker_ready(**_more: object) -> None:
 
 
 def _on_process_init(**_more: object) -> None:
+    global _in_pool  # noqa: PLW0603 - of this process
+    _in_pool = True
     threading.Thread(target=_watch_byte, name="tracedjobs-celery-stop", daemon=True).start()
-    signal.signal(signal.SIGTERM, _on_term)
 
 
 def _on_worker_shutdown(**_more: object) -> None:
@@ -130,21 +144,37 @@ def _mapped() -> mmap.mmap | None:
         os.close(handle)
 
 
-_termed = False
+_in_pool = False
+_before: list[Callable[[int, FrameType | None], object]] = []
 
 
-def _on_term(number: int, _frame: FrameType | None) -> None:
-    """In a process of the pool: what was sent to the whole group, or by `revoke(terminate=True)`.
-
-    Celery would have it killed. The first one interrupts the job, if it is at one.
-    """
-    global _termed  # noqa: PLW0603 - of this process
-    if busy.tasks and not _termed:
-        _termed = True
-        stop.set()
+def _take_term() -> None:
+    """Have SIGTERM told to us first, in a process of the pool."""
+    # At the first job: what is installed as the process begins, the pool replaces.
+    if not _in_pool or _before or threading.current_thread() is not threading.main_thread():
         return
+    before = signal.getsignal(signal.SIGTERM)
+    _before.append(before if callable(before) else _die)
+    signal.signal(signal.SIGTERM, _on_term)
+
+
+def _die(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _on_term(number: int, frame: FrameType | None) -> None:
+    """In a process of the pool: what was sent to the whole group, or by `revoke(terminate=True)`.
+
+    Celery would have it killed. The first one interrupts the job, if it is at one; the process
+    stays, and whether the worker stops too the byte tells.
+    """
+    if busy.tasks and not busy.termed:
+        busy.termed = True
+        for run in saver.runs():
+            run.request_stop("stopping")
+        return
+    _before[0](number, frame)
 
 
 signals.celeryd_init.connect(_on_worker_init, weak=False)

@@ -23,6 +23,7 @@ from tracedjobs.queues.base import (
     Over,
     check_version,
     entry,
+    keep_unknown,
     log,
     missing,
     split_options,
@@ -32,7 +33,7 @@ from tracedjobs.queues.recovery import start_recovery
 
 try:
     from huey.api import Task
-    from huey.exceptions import CancelExecution, RetryTask
+    from huey.exceptions import CancelExecution, HueyException, RetryTask
     from huey.registry import Message
     from huey.signals import SIGNAL_EXPIRED, SIGNAL_INTERRUPTED, SIGNAL_REVOKED
     from huey.utils import normalize_time
@@ -53,6 +54,8 @@ __all__ = ["continuable", "queue"]
 MAJORS: Final = (3,)
 OF_THE_MOMENT: Final = frozenset({"id", "name", "eta", "args", "kwargs", "expires_resolved"})
 """What of a message is known otherwise, or not the same when it is sent again."""
+
+A_MESSAGE: Final = "a message of huey"
 
 
 class _Dropped(KeyboardInterrupt):
@@ -189,7 +192,7 @@ def _rebuilt(
 def _plain(value: Any) -> Any:
     """A message in a message, as a dict under its own sign."""
     if isinstance(value, Message):
-        return {"huey": {key: _plain(each) for key, each in value._asdict().items()}}
+        return {A_MESSAGE: {key: _plain(each) for key, each in value._asdict().items()}}
     return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
@@ -198,8 +201,8 @@ def _message(plain: dict[str, Any]) -> Message:
 
 
 def _unplain(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"huey"}:
-        return _message(value["huey"])
+    if isinstance(value, dict) and set(value) == {A_MESSAGE}:
+        return _message(value[A_MESSAGE])
     return tuple(map(_unplain, value)) if isinstance(value, tuple) else value
 
 
@@ -224,6 +227,7 @@ def _adopt(app: Huey) -> None:
         "huey", MAJORS, "what is chained to a task is not kept for when its message is lost"
     )
     enqueue, create_consumer = app.enqueue, app.create_consumer
+    deserialize_task = app.deserialize_task
 
     def recording_enqueue(task: Any) -> Any:
         made = getattr(type(task), "continuable", None)
@@ -236,9 +240,20 @@ def _adopt(app: Huey) -> None:
         _flags[app] = getattr(consumer, "stop_flag", None)
         return consumer
 
+    def known_task(data: Any) -> Any:
+        try:
+            return deserialize_task(data)
+        except HueyException:
+            # The consumer logs it and throws the message away.
+            sent = app.serializer.deserialize(data)
+            if isinstance(sent, Message):
+                keep_unknown(f"huey {app.name}", str(sent.id), str(sent.name))
+            raise
+
     # Not signals: what a receiver raises stays in the log, and the caller is to have it.
     app.enqueue = recording_enqueue
     app.create_consumer = watched_consumer
+    app.deserialize_task = known_task
     app.on_startup("tracedjobs")(lambda: _started(app))
     app.signal(SIGNAL_INTERRUPTED)(_on_interrupted)
     app.signal(SIGNAL_REVOKED, SIGNAL_EXPIRED)(_on_revoked)

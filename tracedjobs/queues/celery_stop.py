@@ -79,6 +79,8 @@ def connect(family: str) -> None:
 
 
 def _on_worker_init(**_more: object) -> None:
+    global _main_pid  # noqa: PLW0603 - one worker a process
+    _main_pid = os.getpid()
     try:
         path = run_directory() / f"celery.{os.getpid()}.stop"
         path.write_bytes(b"\0")
@@ -99,6 +101,8 @@ def _on_worker_ready(**_more: object) -> None:
 
 def _on_process_init(**_more: object) -> None:
     global _in_pool  # noqa: PLW0603 - of this process
+    if os.getpid() == _main_pid:
+        return  # the solo pool says so too, and its SIGTERM is the worker's
     _in_pool = True
     threading.Thread(target=_watch_byte, name="tracedjobs-celery-stop", daemon=True).start()
 
@@ -144,6 +148,7 @@ def _mapped() -> mmap.mmap | None:
         os.close(handle)
 
 
+_main_pid: int | None = None
 _in_pool = False
 _before: list[Callable[[int, FrameType | None], object]] = []
 

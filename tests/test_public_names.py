@@ -51,7 +51,9 @@ ERRORS = {
     "UnknownJobError",
 }
 STEP = "(self, name, fn=None, *args, start=None, total=None, isolated=False, stall_after=None, transaction=None)"  # noqa: E501 - one signature
-SETTINGS = "lease_ttl=30.0, stopping=None, modules=(), handle_signals=True, worker=None)"
+SETTINGS = (
+    "lease_ttl=30.0, stopping=None, modules=(), handle_signals=True, worker=None, queue=None)"
+)
 SIGNATURES = {
     "job": "(fn=None, /, *, name=None, max_resumptions=None, resume_delay=5.0, "
     "resume_errors_after_advancing=True, checkpoint_every=1.0, max_runtime=None, stall_after=60.0, "
@@ -75,7 +77,7 @@ SIGNATURES = {
     "Job.run": "(self, *args, job_id=None, **kwargs)",
     "Job.run_async": "(self, *args, job_id=None, **kwargs)",
     "Runtime.__init__": f"(self, store=None, *, {SETTINGS}",
-    "Runtime.submit": "(self, job, /, *args, job_id=None, **kwargs)",
+    "Runtime.submit": "(self, job, /, *args, job_id=None, via=None, **kwargs)",
     "Runtime.perform": "(self, job_id, *, stopping=None)",
     "Runtime.perform_async": "(self, job_id, *, stopping=None)",
     "Runtime.get": "(self, job_id)",

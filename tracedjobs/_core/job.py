@@ -75,7 +75,7 @@ class Job(Generic[P, R]):
 
     def submit(self, *args: object, job_id: str | None = None, **kwargs: object) -> str:
         """Record a job as pending on the default runtime; its id. See `Runtime.submit`."""
-        return _default_runtime().submit(self, *args, job_id=job_id, **kwargs)
+        return _default_runtime().submit(self, *args, job_id=job_id, via=None, **kwargs)
 
     def run(self, *args: object, job_id: str | None = None, **kwargs: object) -> Outcome:
         """Submit and perform on the default runtime; see `Runtime.submit` and `perform`.
@@ -86,7 +86,7 @@ class Job(Generic[P, R]):
             msg = f"{self.name} is an async def job; use run_async."
             raise TypeError(msg)
         runtime = _default_runtime()
-        return runtime.perform(runtime.submit(self, *args, job_id=job_id, **kwargs))
+        return runtime.perform(runtime.submitted(self, args, kwargs, job_id, None))
 
     async def run_async(
         self, *args: object, job_id: str | None = None, **kwargs: object
@@ -96,7 +96,7 @@ class Job(Generic[P, R]):
             msg = f"{self.name} is a def job; use run."
             raise TypeError(msg)
         runtime = _default_runtime()
-        return await runtime.perform_async(runtime.submit(self, *args, job_id=job_id, **kwargs))
+        return await runtime.perform_async(runtime.submitted(self, args, kwargs, job_id, None))
 
 
 def _default_runtime() -> Runtime:

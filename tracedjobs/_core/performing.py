@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tracedjobs._core import trace, values
 from tracedjobs._core.context import typed_context
@@ -32,10 +32,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tracedjobs._core.job import Job
-    from tracedjobs._core.signals import StopSignals
+    from tracedjobs._core.lease import Taken
     from tracedjobs.stores.base import Store
 
-__all__ = ["perform", "release"]
+__all__ = ["Stop", "perform", "perform_taken", "release"]
+
+
+class Stop(Protocol):
+    """Who is told of stops, and asks the runs that there are to end."""
+
+    @property
+    def came(self) -> bool:
+        """Whether one has come that a run which begins now is to see."""
+        ...
 
 
 def perform(
@@ -46,13 +55,30 @@ def perform(
     worker: str,
     lease_ttl: float,
     stopping: Sequence[Stopping],
-    signals: StopSignals | None,
+    signals: Stop | None,
 ) -> Flow[Outcome]:
     """One run of the job, from its lease to its outcome."""
     stored = yield from loaded(store, job_id)
     taken = yield from take_lease(store, stored, job, worker, lease_ttl)
     if isinstance(taken, Outcome):
         return taken
+    return (
+        yield from perform_taken(
+            taken, store=store, job=job, lease_ttl=lease_ttl, stopping=stopping, signals=signals
+        )
+    )
+
+
+def perform_taken(
+    taken: Taken,
+    *,
+    store: Store,
+    job: Job[..., Any],
+    lease_ttl: float,
+    stopping: Sequence[Stopping],
+    signals: Stop | None,
+) -> Flow[Outcome]:
+    """The run of a job whose lease was taken: what is raised here is the job's, no refusal."""
     run = Run(
         store=store,
         stored=taken.stored,

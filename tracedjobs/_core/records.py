@@ -367,6 +367,10 @@ class JobRecord:
     runs_sent: int = 0
     root_sent: int = 0
     """1 once the root of its trace was sent."""
+    message: str | None = None
+    """What its queue needs, besides the arguments, to send the message again: typed JSON."""
+    handed_at: float | None = None
+    """When it was last handed back to its queue by who found it without a run."""
 
     @property
     def position(self) -> Position | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tracedjobs._core import controls, counting, trace, values
 from tracedjobs._core.controls import FROM_START
+from tracedjobs._core.handing import hand_back, hand_back_waiting
 from tracedjobs._core.job import Job, find_job, known_jobs
 from tracedjobs._core.lease import is_lost
 from tracedjobs._core.options import Duration, seconds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from tracedjobs._core.handing import Sender
     from tracedjobs._core.outcome import Outcome
     from tracedjobs._core.run import Stopping
     from tracedjobs._core.snapshot import JobSnapshot
@@ -53,6 +55,8 @@ class Runtime:
       interrupts the run, and the second ends the process. Off the main thread nothing is
       installed. `perform_async` watches SIGTERM alone, and leaves SIGINT to asyncio.
     - `worker`: this process's name in records; default host and pid.
+    - `queue`: what `queue(app)` of a module of `tracedjobs.queues` made: submitted jobs are handed
+      to it.
 
     Raises `StoreError` for an address that is malformed. Methods that name a job raise
     `JobNotFoundError` when the store has none of that id.
@@ -67,6 +71,7 @@ class Runtime:
         modules: Sequence[str] = (),
         handle_signals: bool = True,
         worker: str | None = None,
+        queue: Sender | None = None,
     ) -> None:
         """Remember the settings; the store is opened at the first use."""
         self.lease_ttl = seconds(lease_ttl, "lease_ttl")
@@ -90,6 +95,7 @@ class Runtime:
         )
         self._handle_signals = handle_signals
         self._worker = worker
+        self._queue = queue
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -116,20 +122,40 @@ class Runtime:
     # -- running ---
 
     def submit(
-        self, job: Job[..., Any], /, *args: object, job_id: str | None = None, **kwargs: object
+        self,
+        job: Job[..., Any],
+        /,
+        *args: object,
+        job_id: str | None = None,
+        via: Sender | None = None,
+        **kwargs: object,
     ) -> str:
-        """Record a job as pending; its id.
+        """Record a job as pending, and hand it to a queue if there is one; its id.
 
         `job_id` makes it idempotent: a job of that id with the same name and arguments is left as
-        it is. Raises `JobConflictError` when it has others, `TypeError` when the arguments do not
-        fit the function, `SerializationError` when one cannot be stored.
+        it is, and sent to its queue again while it waits. `via` is the queue, in place of the
+        runtime's own. Raises `JobConflictError` when it has others, `TypeError` when the arguments
+        do not fit the function, `SerializationError` when one cannot be stored.
         """
+        return self.submitted(job, args, kwargs, job_id, via or self._queue)
+
+    def submitted(
+        self,
+        job: Job[..., Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        job_id: str | None,
+        via: Sender | None,
+    ) -> str:
+        """See `submit`; without `via` the job is for no queue."""
         if not isinstance(job, Job):
             msg = f"submit takes a job, a function decorated with @job; found {job!r}."
             raise TypeError(msg)
-        record = self._new_record(job, args, kwargs, job_id)
-        if self._create(record, job.options.trace):
-            notify("job_submitted", job=record.name, job_id=record.id, run=0)
+        queue = None if via is None else via.queue
+        record = self.new_record(job, args, kwargs, job_id, queue=queue)
+        if self.record(record, job.options.trace):
+            if via is not None:
+                via.send(record)
             return record.id
         there = self._load(record.id).job
         if there.name != record.name or _canonical(there) != _canonical(record):
@@ -139,6 +165,8 @@ class Runtime:
                 f"it as it was."
             )
             raise JobConflictError(msg)
+        if via is not None:
+            hand_back(self.store, record.id)
         return record.id
 
     def perform(self, job_id: str, *, stopping: Stopping | None = None) -> Outcome:
@@ -151,7 +179,7 @@ class Runtime:
         another run took it over, `ResumeLimitError` when it was resumed too often, and `TypeError`
         for an `async def` job.
         """
-        job = self._job_of(job_id)
+        job = self.job_named(self._load(job_id).job.name)
         if job.is_async:
             msg = f"{job.name} is an async def job; use perform_async or run_async."
             raise TypeError(msg)
@@ -164,7 +192,7 @@ class Runtime:
         """See `perform`, for `async def` jobs; raises `TypeError` for the other kind."""
         import signal  # noqa: PLC0415 - not needed to submit
 
-        job = self._job_of(job_id)
+        job = self.job_named(self._load(job_id).job.name)
         if not job.is_async:
             msg = f"{job.name} is a def job; use perform or run."
             raise TypeError(msg)
@@ -217,8 +245,9 @@ class Runtime:
         return self.get(job_id)
 
     def resume(self, job_id: str, *, by: str | None = None) -> JobSnapshot:
-        """Let a paused job run again."""
+        """Let a paused job run again; of a queue's job that waits, send the message again."""
         controls.resume(self.store, job_id, by)
+        hand_back(self.store, job_id)
         return self.get(job_id)
 
     def cancel(self, job_id: str, *, by: str | None = None) -> JobSnapshot:
@@ -229,6 +258,7 @@ class Runtime:
     def retry(self, job_id: str, *, by: str | None = None) -> JobSnapshot:
         """Let a failed job run again, from where it failed."""
         controls.retry(self.store, job_id, by)
+        hand_back(self.store, job_id)
         return self.get(job_id)
 
     def rewind(
@@ -239,11 +269,18 @@ class Runtime:
         Without a cursor the step begins as if it had never run. State stays as it is.
         """
         controls.rewind(self.store, job_id, step, cursor, by)
+        hand_back(self.store, job_id)
         return self.get(job_id)
 
     def recover(self, *, by: str | None = None) -> Sequence[str]:
-        """Mark jobs whose process died as interrupted, so that they can go on; their ids."""
-        return controls.recover(self.store, by)
+        """Mark jobs whose process died as interrupted, so that they can go on; their ids.
+
+        Those of queues whose tasks this process has imported are handed back to them, and so are
+        others of theirs whose message got lost.
+        """
+        found = controls.recover(self.store, by)
+        hand_back_waiting(self.store)
+        return found
 
     def purge(self, *, limit: int = 1000) -> int:
         """Delete up to `limit` ended jobs whose retention is over; how many there were.
@@ -266,11 +303,63 @@ class Runtime:
         trace.tell(lambda tracing: tracing.closing(self.store))
         self.store.close()
 
-    # -- its own ---
+    # -- for queues ---
 
-    def _create(self, record: JobRecord, scope: Scope) -> bool:
+    def record(self, record: JobRecord, scope: Scope) -> bool:
+        """Keep a new job and tell of it; `False` when there is one of that id."""
         with trace.submitting(record, scope) as text:
-            return self.store.create(replace(record, trace=text), counting.submitted(record))
+            made = self.store.create(replace(record, trace=text), counting.submitted(record))
+        if made:
+            notify("job_submitted", job=record.name, job_id=record.id, run=0)
+        return made
+
+    def new_record(
+        self,
+        job: Job[..., Any],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        job_id: str | None,
+        *,
+        queue: str | None = None,
+        message: str | None = None,
+    ) -> JobRecord:
+        """A job that is not kept yet; raises what `submit` raises for arguments and ids."""
+        arguments = _named_arguments(job, args, kwargs)
+        now = self.store.time()
+        deadline = job.options.deadline
+        return JobRecord(
+            id=_checked_id(job_id),
+            name=job.name,
+            queue=queue,
+            message=message,
+            arguments=values.encode(arguments, path="arguments"),
+            submitted_at=now,
+            deadline_at=None if deadline is None else now + deadline,
+            retention=job.options.retention,
+            steps_expected=job.options.steps or self.store.steps_of_last_completed(job.name),
+        )
+
+    def job_named(self, name: str) -> Job[..., Any]:
+        """The job function of that name, from this process's modules; or `UnknownJobError`."""
+        for module in self._modules:
+            if name in known_jobs():
+                break
+            try:
+                import_module(module)
+            except ImportError as error:
+                msg = (
+                    f"The module {module!r}, named in modules= or TRACEDJOBS_MODULES, cannot be "
+                    f"imported: {error}."
+                )
+                raise UnknownJobError(msg) from error
+        return find_job(name)
+
+    @property
+    def stopping(self) -> Sequence[Stopping]:
+        """Who is asked at every checkpoint whether to stop."""
+        return () if self._stopping is None else (self._stopping,)
+
+    # -- its own ---
 
     def _flow(
         self,
@@ -289,41 +378,6 @@ class Runtime:
             stopping=asked,
             signals=signals,
         )
-
-    def _new_record(
-        self,
-        job: Job[..., Any],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-        job_id: str | None,
-    ) -> JobRecord:
-        arguments = _named_arguments(job, args, kwargs)
-        now = self.store.time()
-        deadline = job.options.deadline
-        return JobRecord(
-            id=_checked_id(job_id),
-            name=job.name,
-            arguments=values.encode(arguments, path="arguments"),
-            submitted_at=now,
-            deadline_at=None if deadline is None else now + deadline,
-            retention=job.options.retention,
-            steps_expected=job.options.steps or self.store.steps_of_last_completed(job.name),
-        )
-
-    def _job_of(self, job_id: str) -> Job[..., Any]:
-        name = self._load(job_id).job.name
-        for module in self._modules:
-            if name in known_jobs():
-                break
-            try:
-                import_module(module)
-            except ImportError as error:
-                msg = (
-                    f"The module {module!r}, named in modules= or TRACEDJOBS_MODULES, cannot be "
-                    f"imported: {error}."
-                )
-                raise UnknownJobError(msg) from error
-        return find_job(name)
 
     def _load(self, job_id: str) -> Stored:
         stored = self.store.load(job_id)
@@ -364,6 +418,7 @@ def configure(
     modules: Sequence[str] = (),
     handle_signals: bool = True,
     worker: str | None = None,
+    queue: Sender | None = None,
 ) -> Runtime:
     """Make the process's default runtime; takes what `Runtime` takes, and returns it."""
     global _configured  # noqa: PLW0603 - the one default
@@ -374,6 +429,7 @@ def configure(
         modules=modules,
         handle_signals=handle_signals,
         worker=worker,
+        queue=queue,
     )
     return _configured
 

@@ -14,11 +14,30 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, Self
 
+from tracedjobs._core.clock import boot_time
 from tracedjobs._core.saver import saver
 
-__all__ = ["StopSignals"]
+__all__ = ["StopFlag", "StopSignals"]
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
+
+class StopFlag:
+    """A stop of which a queue's worker was told: it holds for the rest of the process."""
+
+    def __init__(self) -> None:
+        """Not come yet."""
+        self.came = False
+        self.came_at: float | None = None
+        """When it came, in seconds since boot."""
+
+    def set(self) -> None:
+        """Interrupt every run of this process, those too that begin later. Takes no lock."""
+        if self.came_at is None:
+            self.came_at = boot_time()
+        self.came = True
+        for run in saver.runs():
+            run.request_stop("stopping")
 
 
 class StopSignals:

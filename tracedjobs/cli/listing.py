@@ -100,6 +100,9 @@ def _table(page: Sequence[JobSnapshot], width: int, shapes: Marks, *, whole: boo
     table.add_column("PROGRESS", no_wrap=True)
     table.add_column("RUNS", justify="right", no_wrap=True)
     table.add_column("AGE", justify="right", no_wrap=True)
+    queues = wide and any(job.queue for job in page)
+    if queues:
+        table.add_column("QUEUE", no_wrap=True, overflow="ellipsis")
     if wide:
         table.add_column("WORKER", no_wrap=True, overflow="ellipsis")
     ids = [job.id if whole else _short_id(job.id) for job in page]
@@ -117,6 +120,8 @@ def _table(page: Sequence[JobSnapshot], width: int, shapes: Marks, *, whole: boo
             str(job.run),
             age((now - job.submitted_at).total_seconds()),
         ]
+        if queues:
+            row.append(safe(job.queue or ""))
         if wide:
             row.append(safe(job.worker or ""))
         table.add_row(*row)

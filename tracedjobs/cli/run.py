@@ -113,7 +113,7 @@ def _submitted(
         return stored.job.id
     positional, named = converted(job, args)
     try:
-        return runtime.submit(job, *positional, job_id=job_id, **named)
+        return runtime.submitted(job, tuple(positional), dict(named), job_id, None)
     except TypeError as error:
         raise Refused(str(error)) from error
 

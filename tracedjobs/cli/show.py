@@ -112,6 +112,8 @@ class _Page:
             words.append(Text(plural(job.run, "run")))
         if job.status == "running":
             words.append(Text(f"{'was ' if job.lost else ''}on {safe(job.worker or '?')}"))
+        if job.queue is not None:
+            words.append(Text(f"of the queue {safe(job.queue)}"))  # its message has the job's id
         if job.wish is not None:
             words.append(Text(f"asked to {job.wish}, at its next checkpoint"))
         self._print(Text(f" {self._marks.dot} ").join(words))

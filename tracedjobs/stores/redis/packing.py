@@ -85,6 +85,8 @@ HEAD: Final = (
     "lease_ttl",
     "stall",
     "trace",
+    "message",
+    "handed_at",
 )
 _VERSION: Final = HEAD.index("version")
 

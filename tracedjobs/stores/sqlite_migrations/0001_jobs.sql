@@ -52,7 +52,9 @@ CREATE TABLE jobs (
     spans_due REAL,
     steps_sent INTEGER NOT NULL,
     runs_sent INTEGER NOT NULL,
-    root_sent INTEGER NOT NULL
+    root_sent INTEGER NOT NULL,
+    message TEXT,
+    handed_at REAL
 );
 
 CREATE INDEX jobs_by_status ON jobs (status, seq);

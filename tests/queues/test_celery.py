@@ -1,0 +1,125 @@
+"""What is Celery's own: chains, kills of parts of a worker, revoking, copies of a message."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from celery import chain
+from celery.exceptions import TaskRevokedError
+
+from tests.processes import PATIENCE, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.queues.harness import Kind, Place
+    from tests.queues.on_celery import OnCelery
+
+MORE = """
+@app.task
+def shout(text):
+    return text.upper()
+"""
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
+    return [int(each) for each in text.split()]
+
+
+def running(place: Place, path: Path, items: int = 120) -> tuple[object, str]:
+    """A job in the middle of its items, its handle and its id."""
+    handle = place.kind.send(place.app.count, str(path), items)
+    until(lambda: len(place.lines(path)) > 20, "it runs")
+    return handle, place.kind.id_of(handle)
+
+
+def test_a_chain_goes_on_after_a_stop_and_after_a_kill(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(celery_on_redis, more=MORE))
+    path = tmp_path / "items"
+    handle = chain(place.app.count.s(str(path), 200), place.app.shout.s()).apply_async()
+    worker = place.start()
+    until(lambda: len(place.lines(path)) > 20, "it runs")
+    worker.stop()
+    worker.ends()
+    worker = place.start()
+    done = len(place.lines(path))
+    until(lambda: len(place.lines(path)) > done + 20, "it runs again")
+    worker.kill()
+    place.start()
+    assert handle.get(timeout=PATIENCE) == "COUNTED 200"
+    items = [item for _, item in place.lines(path)]
+    assert sorted(set(items)) == list(range(200))
+    assert len(items) - 200 <= 1
+
+
+@pytest.mark.parametrize("whom", ["the group", "the pool's process"])
+def test_a_sigterm_to_the_pools_processes_too_interrupts_the_job(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path, whom: str
+) -> None:
+    place = place_of(celery_on_redis)
+    path = tmp_path / "items"
+    worker = place.start()
+    handle, job_id = running(place, path)
+    if whom == "the group":
+        os.killpg(worker.process.pid, signal.SIGTERM)
+        worker.ends()
+        place.start()
+    else:
+        os.kill(int(place.job(job_id).runs[-1].worker.rpartition(":")[2]), signal.SIGTERM)
+    assert place.kind.result(handle) == "counted 120"
+    assert [item for _, item in place.lines(path)] == list(range(120))
+
+
+@pytest.mark.parametrize("which", ["child", "main process"])
+def test_a_killed_part_of_the_worker_leaves_the_job_to_others(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path, which: str
+) -> None:
+    place = place_of(celery_on_redis)
+    path = tmp_path / "items"
+    worker = place.start()
+    handle, job_id = running(place, path)
+    if which == "child":
+        os.kill(int(place.job(job_id).runs[-1].worker.rpartition(":")[2]), signal.SIGKILL)
+    else:
+        worker.process.kill()  # the job goes on in the child, or in another worker
+        place.start()
+    until(lambda: place.job(job_id).status == "completed", place.told())
+    assert place.kind.result(handle) == "counted 120"
+    items = [item for _, item in place.lines(path)]
+    assert sorted(set(items)) == list(range(120))
+    assert len(items) - 120 <= 1
+
+
+def test_a_revoked_task_is_a_cancelled_job(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(celery_on_redis)
+    path = tmp_path / "items"
+    place.start()
+    handle, job_id = running(place, path, 10_000)
+    handle.revoke(terminate=True)  # type: ignore[attr-defined]  # celery's
+    place.until_status(job_id, "cancelled")
+    with pytest.raises(TaskRevokedError):
+        place.kind.result(handle)
+
+
+def test_copies_that_the_broker_makes_of_a_long_job_are_refused(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(celery_on_redis, visibility=1))
+    path = tmp_path / "items"
+    place.start()
+    place.start()
+    handle = place.kind.send(place.app.count, str(path), 400)
+    assert place.kind.result(handle) == "counted 400"
+    assert [item for _, item in place.lines(path)] == list(range(400))
+    totals = place.runtime.store.survey().totals
+    assert sum(n for key, n in totals.items() if key[0] == "duplicates_refused") >= 1

@@ -1,0 +1,67 @@
+"""The example of each queue, as its README runs it, but on a broker of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.processes import ROOT, until
+from tracedjobs import Runtime
+
+if TYPE_CHECKING:
+    from tests.stores.redis_servers import RedisServer
+
+HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
+WORKERS: Final = {
+    "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
+    "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
+}
+SEND: Final = (
+    "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').id)"
+)
+
+
+@pytest.mark.parametrize("queue", sorted(WORKERS))
+def test_the_example_imports_every_flight(
+    queue: str, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    folder = tmp_path / "example"
+    shutil.copytree(Path(ROOT) / "examples" / queue, folder)
+    (folder / "flights.csv").write_text(HEADER + "UA,1545,EWR,IAH,2013-01-01,11\n" * 500)
+    broker = redis_server.url.removesuffix("/0") + "/5"
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{folder}",
+        "CELERY_BROKER_URL": broker,
+        "CELERY_RESULT_BACKEND": broker,
+    }
+    send = SEND.format(".delay" if queue == "celery" else "")
+    job_id = subprocess.run(
+        [sys.executable, "-c", send],
+        cwd=folder,
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    log = folder / "log"
+    with log.open("wb") as out:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", *WORKERS[queue]], cwd=folder, env=env, stdout=out, stderr=out
+        )
+    try:
+        with Runtime(f"sqlite:///{folder}/jobs.db") as runtime:
+            until(lambda: runtime.get(job_id).status == "completed", "it is imported")
+        with closing(sqlite3.connect(folder / "flights.db")) as db:
+            assert db.execute("SELECT count(*) FROM flights").fetchone() == (500,)
+    finally:
+        worker.terminate()
+        worker.wait(20.0)

@@ -1,0 +1,374 @@
+"""What the adapters of all queues share: a job's record, its delivery, and what comes of that.
+
+A message brings a job to a worker and nothing else: the store holds arguments and progress. So the
+rules are the same for every queue, and an adapter only says them in the words of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from tracedjobs._core import values
+from tracedjobs._core.handing import add_sender, mark_unknown
+from tracedjobs._core.job import Job
+from tracedjobs._core.job import job as make_job
+from tracedjobs._core.lease import loaded, take_lease
+from tracedjobs._core.outcome import Outcome
+from tracedjobs._core.performing import bound_arguments, perform_taken
+from tracedjobs._core.records import JobRecord, Status, Stored
+from tracedjobs._core.runtime import Runtime, default_runtime
+from tracedjobs._core.signals import StopFlag
+from tracedjobs._core.waiting import Ask, Flow, drive, drive_async
+from tracedjobs.errors import (
+    InvalidTransitionError,
+    JobConflictError,
+    JobNotFoundError,
+    JobRunningError,
+    LeaseLostError,
+    StoreError,
+    StoreUnavailableError,
+    TracedJobsError,
+    UnknownJobError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tracedjobs._core.lease import Taken
+
+__all__ = [
+    "Again",
+    "Continuable",
+    "Delivery",
+    "Done",
+    "Over",
+    "Verdict",
+    "check_version",
+    "entry",
+    "keep_unknown",
+    "known_continuables",
+    "missing",
+    "split_options",
+    "stop",
+]
+
+AWAY: Final = 5.0
+"""Seconds until a message is tried again that came while the store was away."""
+UNKNOWN: Final = 30.0
+"""Seconds until one is tried again whose job function this process does not know."""
+
+log: Final = logging.getLogger("tracedjobs")
+stop: Final = StopFlag()
+"""Set by an adapter when its worker is told to stop; every run of the process sees it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it came: the id of the job, and what the caller gave."""
+
+    job_id: str
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    message: Callable[[], object] = lambda: None
+    """What is needed to send it again, asked when the job is recorded: see `Continuable.send`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The job is completed, by this run or one before: give `result` to the queue."""
+
+    result: object
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The job goes on in `delay` seconds: send the message again in the queue's own way.
+
+    The same id, the same number of retries, and nothing that the caller could take for an end.
+    """
+
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Nothing is to be done for this message: acknowledge it, and store no result.
+
+    `reason` is `duplicate`, `lease_lost` (the job goes on elsewhere), `paused`, `cancelled`, or
+    `gone`: there is no record of the job any more.
+    """
+
+    reason: str
+
+
+Verdict = Done | Again | Over
+
+_known: Final[list[Continuable]] = []
+
+
+class Continuable(ABC):
+    """One task of a queue whose function is a job; an adapter derives from it.
+
+    Without a `job` it stands for the queue itself, whose messages name a job of any function.
+    """
+
+    family: str
+    """The kind of queue and the name of its application: who has it imported can send its jobs."""
+    own_exceptions: ClassVar[tuple[type[BaseException], ...]] = ()
+    """What a function of that queue may raise to say something to it: passed on as it is."""
+
+    def __init__(self, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
+        self.job = job
+        self._runtime = runtime
+
+    @property
+    def runtime(self) -> Runtime:
+        """The one that was given, or the process's default."""
+        return self._runtime or default_runtime()
+
+    @property
+    @abstractmethod
+    def queue(self) -> str:
+        """The name of the queue that jobs record."""
+
+    @abstractmethod
+    def send(self, job: JobRecord) -> None:
+        """Send a message for that job, with its id, its arguments and what `message` kept."""
+
+    def known(self) -> None:
+        """Let jobs be handed back with it, from when its task is there."""
+        add_sender(self, None if self.job is None else self.job.name)
+        _known.append(self)
+
+    def arguments_of(self, job: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the message of that job carries."""
+        return ((), {}) if self.job is None else bound_arguments(self.job, job)
+
+    # -- when a message is published ---
+
+    def publish(self, delivery: Delivery, *, queue: str | None = None) -> None:
+        """Record the job that a message is about to be sent for.
+
+        Raises what `Runtime.submit` raises for arguments. While the store is away the message is
+        sent all the same, and the job recorded when it arrives.
+        """
+        if self.job is None:
+            return  # recorded by who submitted it
+        runtime = self.runtime
+        try:
+            runtime.record(self._new_record(runtime, delivery, queue), self.job.options.trace)
+        except StoreUnavailableError as error:
+            log.warning(
+                "The job %s is sent without a record, which is written when it arrives: %s",
+                delivery.job_id,
+                error,
+            )
+
+    def revoked(self, job_id: str) -> None:
+        """Cancel the job whose message the queue has thrown away, as its user asked for."""
+        with suppress(JobNotFoundError, InvalidTransitionError):
+            self.runtime.cancel(job_id, by=f"{self.family}: revoked")
+
+    # -- when a message arrives ---
+
+    def deliver(self, delivery: Delivery) -> Verdict:
+        """One run of the job, if it may run; raises the job's own error, for the queue to judge."""
+        return drive(self._flow(delivery))
+
+    async def deliver_async(self, delivery: Delivery) -> Verdict:
+        """See `deliver`, for `async def` jobs."""
+        return await drive_async(self._flow(delivery))
+
+    def run_here(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """The result of a call of the task's function as it is, without a message."""
+        if self.job is None:
+            msg = "A queue of jobs has no function to call; submit a job with via= instead."
+            raise TypeError(msg)
+        runtime = self.runtime
+        outcome = runtime.perform(runtime.submitted(self.job, args, kwargs, None, None))
+        if outcome.ok:
+            return outcome.result
+        msg = (
+            f"The job {outcome.job_id} is {outcome.status} ({outcome.reason}); it was called "
+            f"without a queue, so nobody goes on with it but runtime.perform({outcome.job_id!r})."
+        )
+        raise TracedJobsError(msg) from outcome.error
+
+    # -- its own ---
+
+    def _flow(self, delivery: Delivery) -> Flow[Verdict]:
+        begun = yield from self._begin(delivery)
+        if not isinstance(begun, tuple):
+            return begun
+        taken, job = begun
+        runtime = self.runtime
+        try:
+            outcome = yield from perform_taken(
+                taken,
+                store=runtime.store,
+                job=job,
+                lease_ttl=runtime.lease_ttl,
+                stopping=runtime.stopping,
+                signals=stop,
+            )
+        except LeaseLostError as error:
+            log.warning("%s", error)
+            return Over("lease_lost")
+        return self._judge(outcome)
+
+    def _begin(self, delivery: Delivery) -> Flow[tuple[Taken, Job[..., Any]] | Verdict]:
+        job_id = delivery.job_id
+        runtime = self.runtime
+        store = runtime.store
+        try:
+            found = yield Ask(lambda: store.load(job_id))
+            if not isinstance(found, Stored):
+                if self.job is None:
+                    log.warning(
+                        "The job %s has no record any more; its message is dropped.", job_id
+                    )
+                    return Over("gone")
+                found = yield from self._recorded(runtime, delivery)
+            job = self.job or runtime.job_named(found.job.name)
+            if job.name != found.job.name:
+                msg = f"The message {job_id} is for {job.name}; a job {found.job.name} has its id."
+                raise JobConflictError(msg)
+            taken = yield from take_lease(store, found, job, runtime.worker, runtime.lease_ttl)
+        except JobRunningError as error:
+            log.info("%s The message is a duplicate, and is dropped.", error)
+            return Over("duplicate")
+        except InvalidTransitionError as error:
+            log.info("%s", error)
+            now = yield from loaded(store, job_id)
+            return Over("cancelled" if now.job.status is Status.CANCELLED else "paused")
+        except StoreUnavailableError as error:
+            log.warning("The job %s is tried again in %.0f s: %s", job_id, AWAY, error)
+            return Again(AWAY, "store_unavailable")
+        except UnknownJobError as error:
+            log.error(  # noqa: TRY400 - the message says it all
+                "The job %s is tried again in %.0f s: %s", job_id, UNKNOWN, error
+            )
+            return Again(UNKNOWN, "unknown")
+        return Done(taken.result) if isinstance(taken, Outcome) else (taken, job)
+
+    def _recorded(self, runtime: Runtime, delivery: Delivery) -> Flow[Stored]:
+        assert self.job is not None  # noqa: S101 - checked by who calls
+        scope = self.job.options.trace
+        record = self._new_record(runtime, delivery, None)
+        yield Ask(lambda: runtime.record(record, scope))
+        return (yield from loaded(runtime.store, record.id))
+
+    def _new_record(self, runtime: Runtime, delivery: Delivery, queue: str | None) -> JobRecord:
+        assert self.job is not None  # noqa: S101 - checked by who calls
+        return runtime.new_record(
+            self.job,
+            delivery.args,
+            dict(delivery.kwargs),
+            delivery.job_id,
+            queue=queue or self.queue,
+            message=_encoded(delivery),
+        )
+
+    def _judge(self, outcome: Outcome) -> Verdict:
+        if outcome.ok:
+            return Done(outcome.result)
+        if outcome.status is not Status.INTERRUPTED:
+            return Over(str(outcome.status))
+        if isinstance(outcome.error, self.own_exceptions):
+            raise outcome.error
+        delay = outcome.resume_in or 0.0
+        log.log(
+            logging.INFO if outcome.error is None else logging.WARNING,
+            "The job %s was interrupted (%s); it goes on in %g s.",
+            outcome.job_id,
+            outcome.reason,
+            delay,
+            exc_info=outcome.error,
+        )
+        return Again(delay, outcome.reason or "")
+
+
+def known_continuables() -> tuple[Continuable, ...]:
+    """Those that this process has made."""
+    return tuple(_known)
+
+
+def keep_unknown(family: str, job_id: str, task: str) -> None:
+    """A message was thrown away since this worker has no such task: keep its job, if it is one.
+
+    Whoever has the task, an older or newer version of the application, hands it back.
+    """
+    for runtime in {each.runtime for each in _known if each.family.startswith(family)}:
+        try:
+            if mark_unknown(runtime.store, job_id):
+                log.error(
+                    "The job %s was not run: this worker has no task %s. Its message is sent "
+                    "again by a worker that has it.",
+                    job_id,
+                    task,
+                )
+        except StoreError as error:
+            log.warning("Whether %s is a job cannot be told: %s", job_id, error)
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of `@job`, and all others; `name` is one of both."""
+    ours = set(inspect.signature(make_job).parameters) - {"fn"}
+    return (
+        {key: value for key, value in options.items() if key in ours},
+        {key: value for key, value in options.items() if key not in ours or key == "name"},
+    )
+
+
+def entry(job: Job[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call` under the name of the job's function, and with its parameters but for `ctx`."""
+    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(call, attribute, getattr(job.fn, attribute))
+    signature = job.signature
+    rest = list(signature.parameters.values())[1:]
+    call.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]  # inspect reads it
+    return call
+
+
+def missing(extra: str, error: ImportError) -> str:
+    """What is said where a queue's package is not installed."""
+    return (
+        f"tracedjobs.queues.{extra} needs {error.name or extra}, which is not installed: "
+        f"pip install 'tracedjobs[{extra}]'."
+    )
+
+
+def check_version(package: str, majors: tuple[int, ...], what: str) -> bool:
+    """Whether the installed version is one whose insides are known; if not, it is said."""
+    found = version(package)
+    if int(found.split(".")[0]) in majors:
+        return True
+    log.warning(
+        "%s %s is not a version that tracedjobs was tried with (%s): %s.",
+        package,
+        found,
+        ", ".join(f"{major}.x" for major in majors),
+        what,
+    )
+    return False
+
+
+def _encoded(delivery: Delivery) -> str | None:
+    try:
+        message = delivery.message()
+        return None if message is None else values.encode(message, path="message")
+    except TracedJobsError as error:
+        log.warning(
+            "Of the message of job %s nothing is kept, so if it is lost the job is sent again "
+            "without its options and what was chained to it: %s",
+            delivery.job_id,
+            error,
+        )
+        return None

@@ -1,0 +1,275 @@
+"""Continuable tasks of Celery: `from tracedjobs.queues.celery import continuable`.
+
+A worker's stop reaches its pool processes through one shared byte, see `celery_stop`; a job goes on
+as Celery's own retries do, with the same id and at no cost of them; what a kill takes from the
+broker `recover` publishes again.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from tracedjobs._core import values
+from tracedjobs._core.clock import boot_time
+from tracedjobs._core.job import job as make_job
+from tracedjobs.errors import MissingExtraError, SerializationError
+from tracedjobs.queues.base import (
+    Again,
+    Continuable,
+    Delivery,
+    Done,
+    Over,
+    check_version,
+    entry,
+    keep_unknown,
+    missing,
+    split_options,
+)
+
+try:
+    from celery import signals
+    from celery.app.task import Context
+    from celery.exceptions import Ignore, Reject, Retry
+    from kombu.utils import json
+
+    from tracedjobs.queues.celery_stop import busy, connect, stopped_at
+except ImportError as error:
+    raise MissingExtraError(missing("celery", error)) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+    from tracedjobs._core.job import Job
+    from tracedjobs._core.records import JobRecord
+    from tracedjobs._core.runtime import Runtime
+
+__all__ = ["continuable", "queue"]
+
+MAJORS: Final = (5,)
+LAST_POLL: Final = 2.0
+"""Seconds after a stop until a Redis broker no longer gives messages to the worker that stops: its
+last BRPOP is answered by then. What it was given later would wait for `visibility_timeout`."""
+KEPT: Final = (
+    # Of a request: what is needed to publish the message again, besides id, arguments and time.
+    "callbacks",
+    "chain",
+    "chord",
+    "correlation_id",
+    "delivery_info",
+    "errbacks",
+    "expires",
+    "group",
+    "group_index",
+    "headers",
+    "ignore_result",
+    "parent_id",
+    "replaced_task_nesting",
+    "reply_to",
+    "root_id",
+    "shadow",
+    "stamped_headers",
+    "stamps",
+    "timelimit",
+)
+
+_ours: Final[dict[str, _Continuable]] = {}
+_quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_celery_quiet", default=False)
+"""Whether what is published is a message of a job that is recorded already."""
+
+
+def continuable(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Any:
+    """Make a function, whose first parameter is `ctx`, a task of `app` that can be continued.
+
+    In place of `@app.task(…)`, and gives what that gives. Options of `@job` go to the job, all
+    others to `app.task`; `name` to both. `runtime` is the default one, see `tracedjobs.configure`.
+    Raises `TypeError` for what Celery cannot have: an `async def` function, or `bind=True` (the
+    task is `celery.current_task`, its id `ctx.id`).
+    """
+    ours, theirs = split_options(options)
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        job = make_job(**ours)(fn)
+        if job.is_async or theirs.pop("bind", False):
+            msg = (
+                f"{job.name} cannot be a continuable task of Celery: it must be a def function, "
+                f"without bind=True (the task is celery.current_task, its id ctx.id)."
+            )
+            raise TypeError(msg)
+        made = _Continuable(app, job, runtime)
+
+        def call(*args: object, **kwargs: object) -> object:
+            return made.execute(args, kwargs)
+
+        return made.as_task(entry(job, call), theirs)
+
+    return decorate
+
+
+def queue(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Continuable:
+    """What hands jobs of plain `@job` functions to `app`, for `submit(…, via=…)` and `queue=`.
+
+    Make it where the workers find it too, next to `app`. `options` are those of `app.task`, such
+    as `queue="imports"`.
+    """
+    made = _Continuable(app, None, runtime)
+
+    def perform_job() -> object:
+        return made.execute((), {})
+
+    made.as_task(perform_job, options)
+    return made
+
+
+class _Checked:
+    """The base of our task classes: arguments that cannot be stored are refused by the call."""
+
+    continuable: _Continuable
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
+        return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
+
+
+class _Continuable(Continuable):
+    own_exceptions = (Retry, Ignore, Reject)
+
+    def __init__(self, app: Celery, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
+        super().__init__(job, runtime)
+        self.app = app
+        self.family = f"celery {app.main}"
+        self._task: Any = None
+        self._queue: str | None = None
+
+    @property
+    def queue(self) -> str:
+        return self._queue or str(self.app.conf.task_default_queue)
+
+    def as_task(self, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """What `app.task` makes of the function."""
+        name = options.get("name") or self.app.gen_task_name(fn.__name__, fn.__module__)
+        queue = options.get("queue")
+        self._queue = getattr(queue, "name", queue)
+        base = type("ContinuableTask", (_Checked, options.pop("base", None) or self.app.Task), {})
+        given = {**options, "name": name, "base": base}
+        self._task = self.app.task(continuable=self, **given)(fn)
+        _ours[name] = self
+        connect(self.family)
+        self.known()
+        return self._task
+
+    def send(self, job: JobRecord) -> None:
+        args, kwargs = self.arguments_of(job)
+        kept = {} if job.message is None else json.loads(values.decode(job.message))
+        request = Context(kept, id=job.id, args=args, kwargs=kwargs)
+        again = self._task.signature_from_request(request, queue=self._queue_of(job, kept))
+        with _silently():
+            again.apply_async()
+
+    def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What the task's function does: in a worker a run of its job."""
+        request = self._task.request
+        if request.called_directly:
+            return self.run_here(args, kwargs)
+        with busy:
+            verdict = self.deliver(Delivery(str(request.id), args, kwargs, lambda: _kept(request)))
+            match verdict:
+                case Done(result):
+                    return result
+                case Again(delay, reason):
+                    raise self._again(request, delay, reason)
+                case Over("cancelled"):
+                    self._task.backend.mark_as_revoked(
+                        request.id,
+                        "the job is cancelled",
+                        request=request,
+                        store_result=not request.ignore_result,
+                    )
+        raise Ignore
+
+    def _again(self, request: Any, delay: float, reason: str) -> Retry:
+        """The message published once more, and what tells the worker so."""
+        again = self._task.signature_from_request(request, countdown=delay, retries=request.retries)
+        if not request.is_eager:
+            self._let_the_last_poll_pass()
+            with _silently():
+                again.apply_async()
+        # Not `retry`, which takes one of the user's retries.
+        return Retry(f"goes on in {delay:g} s ({reason})", when=delay, sig=again)
+
+    def _let_the_last_poll_pass(self) -> None:
+        at = stopped_at()
+        if at is not None and "redis" in str(self.app.connection().transport.driver_type):
+            time.sleep(max(at + LAST_POLL - boot_time(), 0.0))
+
+    def _queue_of(self, job: JobRecord, kept: dict[str, Any]) -> str | None:
+        return None if kept.get("delivery_info") else job.queue
+
+
+# -- the message ---
+
+
+def _kept(request: Any) -> str:
+    """What is chained to the task, and its options, as the text that Celery makes of them."""
+    try:
+        return str(json.dumps({key: getattr(request, key, None) for key in KEPT}))
+    except (TypeError, ValueError) as error:
+        raise SerializationError(str(error)) from error
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def _on_publish(
+    sender: str | None = None,
+    headers: Any = None,
+    body: Any = None,
+    routing_key: Any = None,
+    **more: Any,
+) -> None:
+    made = None if _quiet.get() else _ours.get(str(sender))
+    if made is None or not headers or headers.get("retries") or not isinstance(body, tuple):
+        return  # of an old protocol, or of a job that is recorded: by its first delivery at last
+    args, kwargs, embedded = body
+
+    def message() -> str:
+        exchange = more.get("exchange")
+        info = {
+            "exchange": getattr(exchange, "name", exchange),
+            "routing_key": routing_key,
+            "priority": (more.get("properties") or {}).get("priority"),
+        }
+        return _kept(Context({**headers, **embedded}, delivery_info=info))
+
+    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message)
+    made.publish(delivery, queue=routing_key or None)
+
+
+# -- the worker ---
+
+
+def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> None:
+    made = getattr(sender, "continuable", None)
+    if isinstance(made, _Continuable):
+        made.revoked(str(request.id))
+
+
+def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa: A002 - celery's word
+    keep_unknown("celery", str(id), name)
+
+
+check_version("celery", MAJORS, "running jobs may not see that their worker stops")
+# Weak references would let go of functions that nobody else holds.
+signals.before_task_publish.connect(_on_publish, weak=False)
+signals.task_revoked.connect(_on_revoked, weak=False)
+signals.task_unknown.connect(_on_unknown, weak=False)

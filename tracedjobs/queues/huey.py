@@ -1,0 +1,289 @@
+"""Continuable tasks of Huey: `from tracedjobs.queues.huey import continuable`.
+
+A worker's stop is seen through the consumer's stop flag, a job goes on with Huey's own `RetryTask`
+at no cost of retries, and what a kill takes from the broker `recover` enqueues again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from copy import copy
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from tracedjobs._core import values
+from tracedjobs._core.job import job as make_job
+from tracedjobs.errors import MissingExtraError
+from tracedjobs.queues.base import (
+    Again,
+    Continuable,
+    Delivery,
+    Done,
+    Over,
+    check_version,
+    entry,
+    keep_unknown,
+    log,
+    missing,
+    split_options,
+    stop,
+)
+from tracedjobs.queues.recovery import start_recovery
+
+try:
+    from huey.api import Task
+    from huey.exceptions import CancelExecution, HueyException, RetryTask
+    from huey.registry import Message
+    from huey.signals import SIGNAL_EXPIRED, SIGNAL_INTERRUPTED, SIGNAL_REVOKED
+    from huey.utils import normalize_time
+except ImportError as error:
+    raise MissingExtraError(missing("huey", error)) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from huey import Huey
+
+    from tracedjobs._core.job import Job
+    from tracedjobs._core.records import JobRecord
+    from tracedjobs._core.runtime import Runtime
+
+__all__ = ["continuable", "queue"]
+
+MAJORS: Final = (3,)
+OF_THE_MOMENT: Final = frozenset({"id", "name", "eta", "args", "kwargs", "expires_resolved"})
+"""What of a message is known otherwise, or not the same when it is sent again."""
+
+A_MESSAGE: Final = "a message of huey"
+
+
+class _Dropped(KeyboardInterrupt):
+    """Ends a delivery with no result and no end, which Huey has for interrupted ones alone."""
+
+
+def continuable(app: Huey, *, runtime: Runtime | None = None, **options: Any) -> Any:
+    """Make a function, whose first parameter is `ctx`, a task of `app` that can be continued.
+
+    In place of `@app.task(…)`, and gives what that gives. Options of `@job` go to the job, all
+    others to `app.task`. `runtime` is the default one, see `tracedjobs.configure`. Raises
+    `TypeError` for what Huey cannot have: an `async def` function, `context=True` (the id is
+    `ctx.id`), a parameter named `task`.
+    """
+    ours, theirs = split_options(options)
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        job = make_job(**ours)(fn)
+        if job.is_async or "task" in job.signature.parameters or theirs.pop("context", False):
+            msg = (
+                f"{job.name} cannot be a continuable task of Huey: it must be a def function "
+                f"without a parameter named task, and without context=True (the id is ctx.id)."
+            )
+            raise TypeError(msg)
+        made = _Continuable(app, job, runtime)
+
+        def call(*args: object, **kwargs: object) -> object:
+            return made.execute(args, kwargs)
+
+        return made.as_task(entry(job, call), theirs)
+
+    return decorate
+
+
+def queue(app: Huey, *, runtime: Runtime | None = None, **options: Any) -> Continuable:
+    """What hands jobs of plain `@job` functions to `app`, for `submit(…, via=…)` and `queue=`.
+
+    Make it where the consumer finds it too, next to `app`. `options` are those of `app.task`.
+    """
+    made = _Continuable(app, None, runtime)
+
+    def perform_job(**kwargs: object) -> object:
+        return made.execute((), kwargs)
+
+    made.as_task(perform_job, options)
+    return made
+
+
+class _Continuable(Continuable):
+    own_exceptions = (RetryTask, CancelExecution)
+
+    def __init__(self, app: Huey, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
+        super().__init__(job, runtime)
+        self.app = app
+        self.family = f"huey {app.name}"
+        self._task: Any = None
+
+    @property
+    def queue(self) -> str:
+        return str(self.app.name)
+
+    def as_task(self, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """What `app.task` makes of the function."""
+        # `continuable` becomes an attribute of the task's class.
+        self._task = self.app.task(context=True, continuable=self, **options)(fn)
+        _adopt(self.app)
+        self.known()
+        return self._task
+
+    def send(self, job: JobRecord) -> None:
+        args, kwargs = self.arguments_of(job)
+        self.app.enqueue(_rebuilt(self.app, self._task.task_class, job, args, kwargs))
+
+    def enqueueing(self, task: Task) -> None:
+        """A task is about to be put into the broker, for the first time or once more."""
+        self.publish(self._delivery(task, task.args, task.kwargs))
+
+    def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What the task's function does: in a consumer a run of its job."""
+        task = kwargs.pop("task", None)
+        if not isinstance(task, Task):
+            return self.run_here(args, kwargs)
+        verdict = self.deliver(self._delivery(task, args, kwargs))
+        match verdict:
+            case Done(result):
+                return result
+            case Again(delay):
+                # Huey takes one retry for it, and gives one.
+                raise RetryTask(delay=delay)
+            case Over("cancelled"):
+                raise CancelExecution(f"the job {task.id} is cancelled", retry=False)
+            case Over(reason):
+                task.dropped = reason
+                raise _Dropped(reason)
+
+    def interrupted(self, task: Task) -> None:
+        """The consumer ends, or ended the task, before it was done: it goes on later."""
+        if getattr(task, "dropped", None) is not None:
+            return
+        again = copy(task)
+        delay = 1.0 if self.job is None else self.job.options.resume_delay
+        again.eta = normalize_time(None, delay, self.app.utc)
+        self.app.add_schedule(again)
+
+    def _delivery(
+        self, task: Task, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Delivery:
+        return Delivery(str(task.id), args, kwargs, lambda: _kept(self.app, task))
+
+
+# -- the message ---
+
+
+def _kept(app: Huey, task: Task) -> dict[str, Any] | None:
+    """What is chained to the task, and its options."""
+    if not _knows_registry(app):
+        return None
+    message = app._registry.create_message(task)._asdict()  # noqa: SLF001 - guarded
+    return {key: _plain(value) for key, value in message.items() if key not in OF_THE_MOMENT}
+
+
+def _rebuilt(
+    app: Huey, cls: Any, job: JobRecord, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Task:
+    options: dict[str, Any] = {}
+    if job.message is not None and _knows_registry(app):
+        kept: Any = values.decode(job.message)
+        name = app._registry.task_to_string(cls)  # noqa: SLF001 - guarded
+        built = app._registry.create_task(_message({"name": name, **kept}))  # noqa: SLF001 - guarded
+        options = {key: getattr(built, key) for key in kept}
+    return cls(args, kwargs, id=job.id, **options)
+
+
+def _plain(value: Any) -> Any:
+    """A message in a message, as a dict under its own sign."""
+    if isinstance(value, Message):
+        return {A_MESSAGE: {key: _plain(each) for key, each in value._asdict().items()}}
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def _message(plain: dict[str, Any]) -> Message:
+    return Message(**{key: _unplain(value) for key, value in plain.items()})
+
+
+def _unplain(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {A_MESSAGE}:
+        return _message(value[A_MESSAGE])
+    return tuple(map(_unplain, value)) if isinstance(value, tuple) else value
+
+
+# -- the consumer ---
+
+
+_adopted: Final[WeakKeyDictionary[Huey, bool]] = WeakKeyDictionary()
+"""The applications that tell us what they do, and whether their registry is as it was tried."""
+_flags: Final[WeakKeyDictionary[Huey, Any]] = WeakKeyDictionary()
+_watched: Final[set[int]] = set()
+
+
+def _knows_registry(app: Huey) -> bool:
+    return _adopted.get(app, False)
+
+
+def _adopt(app: Huey) -> None:
+    """Have the application tell us what it puts into the broker, and when its consumer stops."""
+    if app in _adopted:
+        return
+    _adopted[app] = check_version(
+        "huey", MAJORS, "what is chained to a task is not kept for when its message is lost"
+    )
+    enqueue, create_consumer = app.enqueue, app.create_consumer
+    deserialize_task = app.deserialize_task
+
+    def recording_enqueue(task: Any) -> Any:
+        made = getattr(type(task), "continuable", None)
+        if made is not None:
+            made.enqueueing(task)
+        return enqueue(task)
+
+    def watched_consumer(**options: Any) -> Any:
+        consumer = create_consumer(**options)
+        _flags[app] = getattr(consumer, "stop_flag", None)
+        return consumer
+
+    def known_task(data: Any) -> Any:
+        try:
+            return deserialize_task(data)
+        except HueyException:
+            # The consumer logs it and throws the message away.
+            sent = app.serializer.deserialize(data)
+            if isinstance(sent, Message):
+                keep_unknown(f"huey {app.name}", str(sent.id), str(sent.name))
+            raise
+
+    # Not signals: what a receiver raises stays in the log, and the caller is to have it.
+    app.enqueue = recording_enqueue
+    app.create_consumer = watched_consumer
+    app.deserialize_task = known_task
+    app.on_startup("tracedjobs")(lambda: _started(app))
+    app.signal(SIGNAL_INTERRUPTED)(_on_interrupted)
+    app.signal(SIGNAL_REVOKED, SIGNAL_EXPIRED)(_on_revoked)
+
+
+def _started(app: Huey) -> None:
+    """A worker begins: one thread of its process waits for the stop, one looks for lost jobs."""
+    start_recovery(f"huey {app.name}")
+    flag = _flags.get(app)
+    if flag is None:
+        log.warning("The consumer shows no stop flag, so its stop is not seen by running jobs.")
+    elif os.getpid() not in _watched:
+        _watched.add(os.getpid())
+        threading.Thread(
+            target=_watch, args=(flag,), name="tracedjobs-huey-stop", daemon=True
+        ).start()
+
+
+def _watch(flag: Any) -> None:
+    flag.wait()
+    stop.set()
+
+
+def _on_interrupted(_signal: str, task: Task) -> None:
+    made = getattr(type(task), "continuable", None)
+    if made is not None:
+        made.interrupted(task)
+
+
+def _on_revoked(_signal: str, task: Task) -> None:
+    made = getattr(type(task), "continuable", None)
+    if made is not None:
+        made.revoked(str(task.id))

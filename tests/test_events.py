@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.processes import until
 from tracedjobs import Context, Runtime, events, job
 from tracedjobs._core import values
 from tracedjobs._core.masking import mask_text
@@ -208,6 +210,44 @@ def test_a_subscriber_that_raises_is_reported_once_and_the_others_are_told() -> 
     finally:
         events.unsubscribe(broken)
     assert [event.name for event in found] == ["one", "two"]
+
+
+class UnshowableError(Exception):
+    def __repr__(self) -> str:
+        raise LookupError("as asked")
+
+
+def test_an_error_that_cannot_be_shown_harms_no_job() -> None:
+    def broken(event: Event) -> None:
+        raise UnshowableError
+
+    events.subscribe(broken)
+    try:
+        with Runtime("memory://") as runtime, pytest.warns(RuntimeWarning, match="UnshowableError"):
+            assert runtime.perform(runtime.submit(notifying)).ok
+    finally:
+        events.unsubscribe(broken)
+
+
+def test_errors_of_each_subscription_are_reported() -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("broken")
+
+    for _ in range(2):
+        events.subscribe(broken)
+        with pytest.warns(RuntimeWarning, match="broken"):
+            events.notify("one")
+        events.unsubscribe(broken)
+
+
+def test_a_text_that_is_executed_can_tell() -> None:
+    with told() as found:
+        exec("notify('one')", {"notify": events.notify, "__name__": None})
+        _thread.start_new_thread(events.notify, ("two",))
+        until(lambda: len(found) == 2, "the thread told")
+    assert found[0].source_location is not None
+    assert found[0].source_location.filepath == "<string>"
+    assert found[1].source_location is None
 
 
 def test_a_subscriber_that_tells_is_not_told_of_that() -> None:

@@ -10,18 +10,16 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tracedjobs._core.masking import (
-    FILTERED,
-    filter_parameters,
-    mask,
-    mask_text,
-)
+from tracedjobs._core.masking import FILTERED, filter_parameters, mask
+
+if TYPE_CHECKING:
+    from tracedjobs._core.records import JobRecord
 
 __all__ = [
     "FILTERED",
@@ -42,6 +40,8 @@ __all__ = [
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _HERE: Final = __name__.partition(".")[0]
+MOST_MODULES: Final = 4096
+"""Modules of which it is remembered whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Event:
     context: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     timestamp: int = field(default_factory=time.time_ns)
     source_location: SourceLocation | None = None
+    trace: str | None = field(default=None, repr=False, compare=False)
+    """What is stored of its job's trace: for `tracedjobs.telemetry`, which places it there."""
 
 
 class Emitter(Protocol):
@@ -81,12 +83,37 @@ class Emitter(Protocol):
 Subscriber = Callable[[Event], object] | Emitter
 Filter = Callable[[Event], bool]
 
-_subscribers: tuple[tuple[Subscriber, Callable[[Event], object], Filter | None], ...] = ()
-_reported: set[int] = set()
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    """A subscriber, how it is told, and of what."""
+
+    subscriber: Subscriber
+    tell: Callable[[Event], object]
+    filter: Filter | None
+    reported: bool = False
+    """Whether an error of it was reported."""
+
+    def report(self, event: Event, error: Exception) -> None:
+        if self.reported:
+            return
+        self.reported = True
+        with suppress(Exception):  # warnings are errors in this process: then too the job goes on
+            warnings.warn(
+                f"The subscriber {_shown(self.subscriber)} raised at {event.name}: "
+                f"{_shown(error)}; it is told of later events, and its errors are not repeated.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+_subscribers: tuple[_Subscription, ...] = ()
 _debugging = False
 _tags: ContextVar[Mapping[str, Any]] = ContextVar("tracedjobs_tags", default=_NOTHING)
 _context: ContextVar[Mapping[str, Any]] = ContextVar("tracedjobs_context", default=_NOTHING)
-_telling: ContextVar[tuple[int, ...]] = ContextVar("tracedjobs_telling", default=())
+_telling: ContextVar[tuple[_Subscription, ...]] = ContextVar("tracedjobs_telling", default=())
+_OURS, _THREADS, _APPLICATION = 1, 2, 3
+_whose: Final[dict[str, int]] = {}
 
 
 def subscribe(subscriber: Subscriber, filter: Filter | None = None) -> None:  # noqa: A002 - Rails' word
@@ -105,7 +132,7 @@ def subscribe(subscriber: Subscriber, filter: Filter | None = None) -> None:  # 
     if filter is not None and not callable(filter):
         msg = f"filter={filter!r} must be a callable that takes the event."
         raise TypeError(msg)
-    _subscribers = (*_subscribers, (subscriber, told, filter))
+    _subscribers = (*_subscribers, _Subscription(subscriber, told, filter))
 
 
 def unsubscribe(subscriber: object) -> None:
@@ -113,7 +140,9 @@ def unsubscribe(subscriber: object) -> None:
     global _subscribers  # noqa: PLW0603 - as above
     kind = subscriber if isinstance(subscriber, type) else ()
     _subscribers = tuple(
-        each for each in _subscribers if each[0] != subscriber and not isinstance(each[0], kind)
+        each
+        for each in _subscribers
+        if each.subscriber != subscriber and not isinstance(each.subscriber, kind)
     )
 
 
@@ -121,6 +150,13 @@ def notify(name: str, /, **payload: object) -> None:
     """Tell the subscribers of an event of that name."""
     if _subscribers:
         _tell(name, payload)
+
+
+def notify_of(job: JobRecord, name: str, /, **payload: object) -> None:
+    """Tell of that job, for the core: with what every payload has, and where its trace is."""
+    if _subscribers:
+        common = {"job": job.name, "job_id": job.id, "run": job.run}
+        _tell(name, {**common, **payload}, job.trace)
 
 
 def debug(name: str, /, **payload: object) -> None:
@@ -172,62 +208,58 @@ def clear_context() -> None:
     _context.set(_NOTHING)
 
 
-def _tell(name: str, payload: Mapping[str, Any]) -> None:
+def _tell(name: str, payload: Mapping[str, Any], trace: str | None = None) -> None:
     event: Event | None = None
     told = _telling.get()
-    for subscriber, tell, wanted in _subscribers:
-        if id(subscriber) in told:
+    for each in _subscribers:
+        if each in told:
             continue
         if event is None:
-            event = _event(name, payload)
-        token = _telling.set((*told, id(subscriber)))
+            tags, context = _tags.get(), _context.get()
+            if tags or context:
+                tags, context = mask(tags), mask(context)
+            event = Event(name, mask(payload), tags, context, time.time_ns(), _location(), trace)
+        token = _telling.set((*told, each))
         try:
-            if wanted is None or wanted(event):
-                tell(event)
+            if each.filter is None or each.filter(event):
+                each.tell(event)
         except Exception as error:  # noqa: BLE001 - a listener never harms a job
-            _report(subscriber, event, error)
+            each.report(event, error)
         finally:
             _telling.reset(token)
 
 
-def _event(name: str, payload: Mapping[str, Any]) -> Event:
-    try:
-        masked = mask(payload)
-        cursor = masked.get("cursor")
-        if isinstance(cursor, str) and cursor.startswith(("{", "[")):
-            masked = {**masked, "cursor": mask_text(cursor, limit=len(cursor) + 64)}
-        tags, context = _tags.get(), _context.get()
-        if tags or context:
-            tags, context = mask(tags), mask(context)
-    except Exception as error:  # noqa: BLE001 - a value that cannot be looked through is not told
-        masked, tags, context = {"unreadable": type(error).__name__}, _NOTHING, _NOTHING
-    return Event(name, masked, tags, context, time.time_ns(), _location())
-
-
 def _location() -> SourceLocation | None:
-    frame = sys._getframe(3)  # noqa: SLF001 - the only cheap way to it
+    frame = sys._getframe(2)  # noqa: SLF001 - the only cheap way to it
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module != _HERE and not module.startswith(f"{_HERE}."):
+        module = frame.f_globals.get("__name__")
+        if not isinstance(module, str):
+            whose = _APPLICATION  # of a text that was executed
+        else:
+            whose = _whose.get(module) or _find_whose(module)
+        if whose == _APPLICATION:
             code = frame.f_code
-            if module in {"threading", "asyncio.events", "concurrent.futures.thread"}:
-                return None  # one of our own threads: no application is on its stack
-            if module not in {"contextlib", "contextvars"}:
-                return SourceLocation(code.co_filename, frame.f_lineno, code.co_qualname)
+            return SourceLocation(code.co_filename, frame.f_lineno, code.co_qualname)
+        if whose == _THREADS:
+            return None  # one of our own threads: no application is on its stack
         frame = frame.f_back  # type: ignore[assignment]  # the loop ends with it
     return None
 
 
-def _report(subscriber: object, event: Event, error: Exception) -> None:
-    if id(subscriber) in _reported:
-        return
-    _reported.add(id(subscriber))
+def _find_whose(module: str) -> int:
+    if module.partition(".")[0] == _HERE or module in {"contextlib", "contextvars"}:
+        whose = _OURS
+    elif module in {"threading", "asyncio.events", "concurrent.futures.thread"}:
+        whose = _THREADS
+    else:
+        whose = _APPLICATION
+    if len(_whose) < MOST_MODULES:
+        _whose[module] = whose
+    return whose
+
+
+def _shown(value: object) -> str:
     try:
-        warnings.warn(
-            f"The subscriber {subscriber!r} raised at {event.name}: {error!r}; "
-            f"it is told of later events, and its errors are not repeated.",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-    except RuntimeWarning:
-        return  # warnings are errors in this process: then too the job goes on
+        return repr(value)
+    except Exception:  # noqa: BLE001 - anybody's `__repr__`
+        return f"<{type(value).__qualname__}>"

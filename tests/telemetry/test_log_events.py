@@ -5,21 +5,28 @@ from __future__ import annotations
 import io
 import json
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from opentelemetry import trace as api
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from structlog.testing import capture_logs
 
-from tracedjobs import AsyncContext, Context, Runtime, events, job, telemetry
+from tests.processes import until
+from tracedjobs import AsyncContext, Context, Runtime, Step, events, job, telemetry
+from tracedjobs._core.records import Change
+from tracedjobs._core.trace import Trace
+from tracedjobs.errors import LeaseLostError, StoreError
 from tracedjobs.telemetry.otel_logs import OtelLogEvents
 from tracedjobs.testing import interrupt_during
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from tracedjobs import Job
 
 log = structlog.get_logger()
 std = logging.getLogger("an.application")
@@ -166,28 +173,165 @@ def test_lines_for_machines_are_json() -> None:
     assert lines[-1]["timestamp"].endswith("Z")
 
 
+def bound_after(runtime: Runtime, of: Job[..., Any]) -> dict[str, Any]:
+    job_id = runtime.submit(of)
+    with suppress(StoreError, LeaseLostError):
+        runtime.perform(job_id)
+    return structlog.contextvars.get_contextvars()
+
+
+def test_nothing_stays_bound_of_a_run_that_finds_its_job_taken_over() -> None:
+    @job(name="test_log_events_taken_over")
+    def taken_over(ctx: Context) -> None:
+        revision = runtime.store.load(ctx.id).job.revision  # type: ignore[union-attr]  # it is there
+        runtime.store.change(Change(ctx.id, revision, {"token": "another's", "run": 2}))
+
+    stream = io.StringIO()
+    with logged("json", stream), Runtime("memory://") as runtime:
+        assert bound_after(runtime, taken_over) == {}
+        counted = runtime.store.survey().totals
+    said = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert said[-1] == "job_lease_lost"
+    assert "leases_lost" in str(counted)
+
+
+def test_nothing_stays_bound_of_a_run_whose_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(change: Change) -> bool:
+        raise StoreError("as asked")
+
+    @job(name="test_log_events_refused")
+    def refused(ctx: Context) -> None:
+        monkeypatch.setattr(runtime.store, "change", refuse)
+
+    stream = io.StringIO()
+    with logged("json", stream), Runtime("memory://") as runtime:
+        assert bound_after(runtime, refused) == {}
+    last = json.loads(stream.getvalue().splitlines()[-1])
+    assert (last["event"], last["reason"]) == (
+        "job_interrupted",
+        "tracedjobs.errors.StoreError",
+    )
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_nothing_stays_bound_where_the_stream_was_closed(form: str) -> None:
+    @job(name=f"test_log_events_closed_{form}")
+    def closes(ctx: Context) -> None:
+        stream.close()
+
+    stream = io.StringIO()
+    with (
+        logged(form, stream),
+        Runtime("memory://") as runtime,
+        pytest.warns(RuntimeWarning, match="closed file"),
+    ):
+        assert bound_after(runtime, closes) == {}
+
+
+def test_values_that_json_has_not_are_told_as_texts() -> None:
+    stream = io.StringIO()
+    with logged("json", stream):
+        events.notify("odd", a={(1, 2): 3}, b=ValueError("password=hush"))
+    (line,) = [json.loads(each) for each in stream.getvalue().splitlines()]
+    assert line["a"] == "{(1, 2): 3}"
+    assert "hush" not in line["b"]
+
+
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="one of structlog, console, json"):
         telemetry.log_events("xml")  # type: ignore[arg-type]  # as users do
 
 
-def test_events_are_log_records_of_opentelemetry() -> None:
+@contextmanager
+def recorded() -> Iterator[Callable[[], list[Any]]]:
+    """What is logged meanwhile by OpenTelemetry."""
     exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
     provider = LoggerProvider()
     provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
     listener = OtelLogEvents(provider)
     events.subscribe(listener)
     try:
-        with capture_logs(), Runtime("memory://") as runtime:
-            job_id = runtime.submit(work, 2)
-            runtime.perform(job_id)
+        yield lambda: [each.log_record for each in exporter.get_finished_logs()]
     finally:
         events.unsubscribe(listener)
         provider.shutdown()
-    records = [each.log_record for each in exporter.get_finished_logs()]
-    done = [each for each in records if each.event_name == "tracedjobs.job_step_completed"]
+
+
+def test_events_are_log_records_of_opentelemetry() -> None:
+    with recorded() as records, capture_logs(), Runtime("memory://") as runtime:
+        job_id = runtime.submit(work, 2)
+        runtime.perform(job_id)
+        found = records()
+    done = [each for each in found if each.event_name == "tracedjobs.job_step_completed"]
     attributes = dict(done[-1].attributes or {})
     assert attributes["tracedjobs.job.id"] == job_id
     assert attributes["tracedjobs.step.name"] == "items"
     assert attributes["tracedjobs.items.processed"] == 2
     assert done[-1].severity_text == "INFO"
+
+
+STORED = Trace("1" * 32, "2" * 16, sampled=True)
+
+
+def submitted(runtime: Runtime, of: Job[..., Any], *args: object) -> str:
+    """A job that has that trace."""
+    job_id = runtime.submit(of, *args)
+    assert runtime.store.change(Change(job_id, 0, {"trace": STORED.text()}))
+    return job_id
+
+
+@job(name="test_log_events_saved", checkpoint_every=0.1)
+def saved(ctx: Context) -> None:
+    def save(step: Step) -> None:
+        step.set(1)
+        until(lambda: "job_cursor_advanced" in told, "the saver told")
+
+    told: list[str] = []
+    listener = lambda event: told.append(event.name)  # noqa: E731 - to be unsubscribed
+    events.subscribe(listener)
+    try:
+        ctx.step("save", save)
+    finally:
+        events.unsubscribe(listener)
+
+
+def test_what_the_saver_and_operators_tell_is_in_the_trace_of_the_job() -> None:
+    stream = io.StringIO()
+    with recorded() as records, logged("json", stream), Runtime("memory://") as runtime:
+        runtime.perform(submitted(runtime, saved))
+        paused = submitted(runtime, work, 1)
+        runtime.pause(paused)
+        found = {each.event_name: each for each in records()}
+    lines = {each["event"]: each for each in map(json.loads, stream.getvalue().splitlines())}
+    for name, run in (("job_cursor_advanced", 1), ("job_completed", 1), ("job_paused", None)):
+        span = STORED.span_of(run)
+        assert (lines[name]["trace_id"], lines[name]["span_id"]) == (STORED.trace_id, span)
+        record = found[f"tracedjobs.{name}"]
+        assert record.trace_id == int(STORED.trace_id, 16)
+        assert record.span_id == int(span, 16)
+        assert record.trace_flags == 1
+    assert "trace_id" not in lines["job_submitted"]
+
+
+def test_an_event_is_in_the_current_span_where_that_is_in_the_trace_of_the_job() -> None:
+    def span(trace_id: str) -> api.Span:
+        there = api.SpanContext(int(trace_id, 16), 7, is_remote=False)
+        return api.NonRecordingSpan(there)
+
+    stream = io.StringIO()
+    with logged("json", stream), Runtime("memory://") as runtime:
+        job_id = submitted(runtime, work, 1)
+        with api.use_span(span(STORED.trace_id)):
+            runtime.pause(job_id)
+        with api.use_span(span("3" * 32)):
+            runtime.cancel(job_id)
+            events.notify("of no job")
+    placed = [
+        (line["trace_id"], line["span_id"])
+        for line in map(json.loads, stream.getvalue().splitlines()[1:])
+    ]
+    assert placed == [
+        (STORED.trace_id, f"{7:016x}"),
+        (STORED.trace_id, STORED.root_id),
+        ("3" * 32, f"{7:016x}"),
+    ]

@@ -117,8 +117,7 @@ class BaseContext:
         run.check()
         position = run.live_position()
         where = {"step": position.step, "cursor": position.cursor} if position else {}
-        common = {"job": self.name, "job_id": self.id, "run": self.run, **where}
-        events.notify(event, **{**common, **payload})
+        events.notify_of(run.record, event, **{**where, **payload})
 
     def each(
         self,

@@ -221,7 +221,7 @@ def _recover(store: Store, job_id: str, by: str | None) -> bool:
     except JobNotFoundError:
         return False  # of another store, or it ended, and its retention was short
     for head in heads:
-        events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
+        events.notify_of(head, "job_lost")
     return True
 
 
@@ -330,5 +330,4 @@ def _somebody() -> str:
 def _tell(store: Store, job_id: str, event: str, **payload: object) -> None:
     stored = store.load(job_id)
     if stored is not None:
-        head = stored.job
-        events.notify(event, job=head.name, job_id=job_id, run=head.run, **payload)
+        events.notify_of(stored.job, event, **payload)

@@ -56,8 +56,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
     it waits, such as a second Ctrl-C, is kept until the end is recorded, and then raised.
     """
     if isinstance(ending.raises, LeaseLostError):
-        run.emit("job_lease_lost")
-        yield from _count_lost_lease(run)
+        yield from _tell_lost_lease(run)
         return Outcome(run.record.id, run.number, Status.INTERRUPTED, "lease_lost")
     head, late, pause = run.record, None, 0.02
     pending = run.pending.take(head)
@@ -82,7 +81,9 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             continue
         except BaseException as error:
             if isinstance(error, Exception):
-                raise  # a refusal, or a defect: trying again would not help
+                # A refusal, or a defect: trying again would not help. Its lease ends by itself.
+                run.emit("job_interrupted", reason=type_name(error))
+                raise
             late = error
             continue
         if not isinstance(stored, Stored):
@@ -93,6 +94,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
                 final = replace(final, status=head.status, reason=head.reason)
                 break  # the write whose answer did not arrive had got through
             run.lose("another run has taken it over")
+            yield from _tell_lost_lease(run, pending)
             raise lease_lost_error(run, ending.error or LeaseLost("lease_lost"))
     run.recorded = True
     _tell_end(run, final)
@@ -101,8 +103,10 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
     return _outcome(run, final)
 
 
-def _count_lost_lease(run: Run) -> Flow[None]:
-    counts = (*counting.Tally(run.record).add("leases_lost"), *run.pending.take(run.record))
+def _tell_lost_lease(run: Run, pending: tuple[Count, ...] = ()) -> Flow[None]:
+    run.emit("job_lease_lost")
+    lost = counting.Tally(run.record).add("leases_lost")
+    counts = (*lost, *pending, *run.pending.take(run.record))
     with suppress(StoreError):
         yield Ask(lambda: run.store.count(counts))
 

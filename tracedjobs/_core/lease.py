@@ -153,7 +153,7 @@ def _changed(
         if (yield Ask(lambda: store.change(change))):
             forget(head)
             if lost:
-                _tell_lost(head)
+                events.notify_of(head, "job_lost")
         return (yield from loaded(store, head.id))
     except BaseException as error:
         yield from _give_back(store, head.id, token, type(error).__name__)
@@ -200,7 +200,7 @@ def _check_may_start(store: Store, head: JobRecord, *, lost: bool) -> Flow[None]
         with suppress(StoreError):
             refused = tuple(counting.Tally(head).add("duplicates_refused"))
             yield Ask(lambda: store.count(refused))
-        events.notify("job_duplicate_refused", job=head.name, job_id=head.id, run=head.run)
+        events.notify_of(head, "job_duplicate_refused")
         msg = f"The job {head.id} is running already: run {head.run} on {head.worker}."
         raise JobRunningError(msg)
     if head.status is Status.PAUSED:
@@ -349,14 +349,9 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         if left["lost_token"] is None:
             forget(head)
         if lost:
-            _tell_lost(head)
-        where = {"job": head.name, "job_id": head.id, "run": head.run}
-        events.notify("job_failed", reason="lost", **where)
+            events.notify_of(head, "job_lost")
+        events.notify_of(head, "job_failed", reason="lost")
         raise error
-
-
-def _tell_lost(head: JobRecord) -> None:
-    events.notify("job_lost", job=head.name, job_id=head.id, run=head.run)
 
 
 def _outcome_of_completed(stored: Stored) -> Outcome:

@@ -452,9 +452,7 @@ class Run:
 
     def emit(self, event: str, **payload: object) -> None:
         """Tell the reporter, with what every payload has."""
-        events.notify(
-            event, job=self.record.name, job_id=self.record.id, run=self.number, **payload
-        )
+        events.notify_of(self.record, event, **payload)
 
     def emit_saved(self, save: Save) -> bool:
         """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
@@ -475,7 +473,8 @@ class Run:
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
         position = step.position()
-        self.emit(
+        events.notify_of(
+            self.record,
             event,
             step=step.name,
             cursor=position.cursor,

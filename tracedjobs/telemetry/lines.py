@@ -1,4 +1,4 @@
-"""Events as lines of a log: by structlog, in the application's own configuration or in ours.
+"""Events as lines of a log: by structlog as the application configured it, or in our own forms.
 
 The same listener lets the application's own lines inside a job say which job it is: it binds
 `job_id`, `run`, `step` and `trace_id` while the job's thread or task is in it.
@@ -6,17 +6,21 @@ The same listener lets the application's own lines inside a job say which job it
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TextIO
 
 import structlog
 from structlog.contextvars import bind_contextvars, get_contextvars, unbind_contextvars
 
 from tracedjobs import events
+from tracedjobs._core.masking import shown
 from tracedjobs.telemetry.levels import level_of
+from tracedjobs.telemetry.places import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
     from tracedjobs.events import Event
+    from tracedjobs.telemetry.places import Place
 
 __all__ = ["EventLines", "JobFilter", "log_events"]
 
@@ -67,19 +72,53 @@ class EventLines:
 
     def emit(self, event: Event) -> None:
         """Bind what is to be bound, and log it."""
-        if event.name in BEGINS:
-            _enter(event)
-        elif event.name == "job_step_started" and _is_inside(event):
+        name, place = event.name, place_of(event)
+        if name in BEGINS:
+            _enter(event, place)
+        elif name == "job_step_started" and _is_inside(event):
             bind_contextvars(step=event.payload["step"])
-        if self._cursors or event.name != "job_cursor_advanced":
-            logger = structlog.get_logger("tracedjobs") if self._logger is None else self._logger
-            told = {**event.context, **event.tags, **event.payload, **_span()}
-            told.pop("event", None)
-            getattr(logger, level_of(event))(event.name, **told)
-        if event.name in STEP_ENDS and _is_inside(event):
-            unbind_contextvars("step")
-        elif event.name in ENDS and _is_inside(event):
-            _leave()
+        try:
+            if self._cursors or name != "job_cursor_advanced":
+                told = {**event.context, **event.tags, **event.payload}
+                told.pop("event", None)
+                if place is not None:
+                    told["trace_id"], told["span_id"] = place.trace_id, place.span_id
+                self._log(event, told)
+        finally:
+            if name in STEP_ENDS and _is_inside(event):
+                unbind_contextvars("step")
+            elif name in ENDS and _is_inside(event):
+                _leave()
+
+    def _log(self, event: Event, told: dict[str, Any]) -> None:
+        logger = structlog.get_logger("tracedjobs") if self._logger is None else self._logger
+        getattr(logger, level_of(event))(event.name, **told)
+
+
+class JsonLines(EventLines):
+    """A subscriber that writes each event as a JSON object, itself: structlog takes longer.
+
+    It adds the application's bound context, as structlog's `merge_contextvars` does.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        """Write to `out`; all events."""
+        super().__init__(cursors=True)
+        self._out = out
+        self._encode = json.JSONEncoder(ensure_ascii=False, default=shown).encode
+
+    def _log(self, event: Event, told: dict[str, Any]) -> None:
+        when = datetime.fromtimestamp(event.timestamp // 1000 / 1e6, UTC).replace(tzinfo=None)
+        told["event"] = event.name
+        told["level"] = level_of(event)
+        told["timestamp"] = f"{when.isoformat(timespec='microseconds')}Z"
+        line = get_contextvars() | told
+        try:
+            text = self._encode(line)
+        except (TypeError, ValueError, RecursionError):  # a key that JSON has not, or a loop
+            text = self._encode({key: shown(value) for key, value in line.items()})
+        self._out.write(f"{text}\n")  # at once, so that threads need no lock
+        self._out.flush()
 
 
 def log_events(
@@ -124,35 +163,21 @@ class JobFilter(logging.Filter):
 def _console(stream: TextIO | None) -> EventLines:
     out = sys.stderr if stream is None else stream
     colours = out.isatty() and not os.environ.get("NO_COLOR")
-    return EventLines(
-        _logger(
-            out,
-            structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False, pad_event_to=18),
-            "%H:%M:%S",
-            brief=True,
-        )
-    )
-
-
-def _json(stream: TextIO | None) -> EventLines:
-    out = sys.stderr if stream is None else stream
-    renderer = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
-    return EventLines(_logger(out, renderer, "iso", brief=False), cursors=True)
-
-
-def _logger(out: TextIO, renderer: Processor, clock: str, *, brief: bool) -> Any:
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt=clock, utc=not brief),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        _briefly,
+        structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False, pad_event_to=18),
     ]
-    if brief:
-        processors.append(_briefly)
-    return structlog.wrap_logger(
-        structlog.PrintLogger(out),
-        processors=[*processors, renderer],
-        wrapper_class=structlog.BoundLogger,
-    ).bind()  # else it is made anew for each line
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(out), processors=processors, wrapper_class=structlog.BoundLogger
+    )
+    return EventLines(logger.bind())  # else it is made anew for each line
+
+
+def _json(stream: TextIO | None) -> EventLines:
+    return JsonLines(sys.stderr if stream is None else stream)
 
 
 def _briefly(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - theirs
@@ -177,13 +202,13 @@ def _briefly(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: 
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _enter(event: Event) -> None:
+def _enter(event: Event, place: Place | None) -> None:
     bound = get_contextvars()
     before: dict[str, Any] = {name: bound[name] for name in BOUND if name in bound}
     job_id, run = event.payload["job_id"], event.payload["run"]
     _inside.set(_Inside(job_id, run, before, _inside.get()))
     unbind_contextvars("step")
-    trace = {key: value for key, value in _span().items() if key == "trace_id"}
+    trace = {} if place is None else {"trace_id": place.trace_id}
     bind_contextvars(job_id=job_id, run=run, **trace)
 
 
@@ -199,14 +224,3 @@ def _leave() -> None:
 def _is_inside(event: Event) -> bool:
     inside = _inside.get()
     return inside is not None and inside[:2] == (event.payload["job_id"], event.payload["run"])
-
-
-def _span() -> dict[str, str]:
-    """The current trace and span, where OpenTelemetry is in use."""
-    api = sys.modules.get("opentelemetry.trace")
-    if api is None:
-        return {}
-    here = api.get_current_span().get_span_context()
-    if not here.is_valid:
-        return {}
-    return {"trace_id": f"{here.trace_id:032x}", "span_id": f"{here.span_id:016x}"}

@@ -121,7 +121,8 @@ def queue(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Con
     def perform_job() -> object:
         return made.execute((), {})
 
-    made.as_task(perform_job, options)
+    # Not shared: Celery would give it to every other application of the process, under one name.
+    made.as_task(perform_job, {"shared": False, **options})
     return made
 
 

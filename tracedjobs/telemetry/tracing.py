@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import type_name
+from tracedjobs._core.masking import shown
 from tracedjobs._core.records import LONGEST_TOLD
 from tracedjobs._core.trace import Scope, Trace
 from tracedjobs.errors import StoreError
@@ -277,7 +278,7 @@ class JobTracing:
             told = {
                 f"tracedjobs.event.{key}": value
                 if isinstance(value, (bool, int, float))
-                else str(value)
+                else shown(value)
                 for key, value in event.payload.items()
                 if key not in {"job", "job_id", "run", "step", "cursor"}
             }

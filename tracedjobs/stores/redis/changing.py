@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from tracedjobs._core.clock import boot_id, wall_time
+from tracedjobs._core.clock import boot_id
 from tracedjobs._core.records import (
     ALLOWED,
     Change,
@@ -30,11 +30,11 @@ __all__ = ["change_arguments", "changed", "check_transition", "milliseconds_unti
 
 
 def change_arguments(
-    names: Keys, found: Found, new: JobRecord, change: Change, added: list[str | int]
+    names: Keys, found: Found, new: JobRecord, change: Change, added: list[str | int], *, now: float
 ) -> tuple[list[str], list[str | int]]:
     """Keys and arguments of the script that makes the change of `found` to `new`.
 
-    `added`: fields of totals, and what is added to each.
+    `added`: fields of totals, and what is added to each. `now`: the time on the server's clock.
     """
     old, columns = found.stored.job, change.columns
     shard = shard_of(old.id)
@@ -54,7 +54,7 @@ def change_arguments(
     state = ("-" if new.state is None else new.state) if "state" in columns else ""
     keep = "same"
     if "expires_at" in columns or new.status is not old.status:
-        keep = "" if new.expires_at is None else milliseconds_until(new.expires_at)
+        keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
     last, pushed = _runs(found.stored.runs, change)
     dropped = bool(change.drop_steps)
     left = [step for step in found.stored.steps if step.name not in change.drop_steps]
@@ -79,12 +79,12 @@ def change_arguments(
     ]
 
 
-def milliseconds_until(expires_at: float) -> str:
+def milliseconds_until(expires_at: float, now: float) -> str:
     """How long a record is kept from now on.
 
-    A span, and not the moment: the clocks of workers may be wrong, the server's is what counts.
+    Both are on the server's clock, as all times in records are: those of workers may be wrong.
     """
-    return str(round((expires_at - wall_time()) * 1000))
+    return str(round((expires_at - now) * 1000))
 
 
 def changed(old: JobRecord, change: Change) -> JobRecord:

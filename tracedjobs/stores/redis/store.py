@@ -95,7 +95,7 @@ class RedisStore:
         columns = packed(job)
         keep, entry = "", ""
         if job.expires_at is not None:
-            keep = milliseconds_until(job.expires_at)
+            keep = milliseconds_until(job.expires_at, self.time())
             entry = end_entry(job.id, job.status.value, job.name)
         made = self._call(
             "create",
@@ -162,7 +162,7 @@ class RedisStore:
         if new.status is not old.status or "status" in change.columns:
             check_transition(old, new.status)
         added = self._added(change.counts)
-        keys, args = change_arguments(self._keys, found, new, change, added)
+        keys, args = change_arguments(self._keys, found, new, change, added, now=self.time())
         shard = shard_of(old.id)
         made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
         if made and change.columns.get("status") is Status.COMPLETED:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -360,6 +361,25 @@ def test_a_finished_job_that_is_asked_something_more_still_expires_as_a_whole(
         keys = list(client.scan_iter(f"{prefix}:*:a", count=1000))
         assert len(keys) == 4
         assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)
+
+
+@pytest.mark.parametrize("wrong", [-3600.0, 3600.0], ids=["behind", "ahead"])
+def test_a_job_is_kept_for_its_retention_whatever_the_clock_of_who_ends_it(
+    store: Store,
+    redis_server: RedisServer,
+    prefix: str,
+    wrong: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = running(store)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + wrong)
+    ends = {"status": Status.COMPLETED, "expires_at": store.time() + 1800}
+    assert store.change(Change("a", head.revision, ends))
+    with redis_server.client() as client:
+        keys = list(client.scan_iter(f"{prefix}:*:a", count=1000))
+        assert len(keys) == 2
+        assert all(1_740_000 < client.pttl(key) <= 1_800_100 for key in keys)
 
 
 def test_a_job_that_takes_the_id_of_one_that_expired_is_not_purged_in_its_place(

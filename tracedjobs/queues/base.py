@@ -50,11 +50,10 @@ __all__ = [
     "Over",
     "Verdict",
     "check_version",
-    "entry",
+    "decorator",
     "keep_unknown",
     "known_continuables",
     "missing",
-    "split_options",
     "stop",
 ]
 
@@ -137,6 +136,14 @@ class Continuable(ABC):
     @abstractmethod
     def queue(self) -> str:
         """The name of the queue that jobs record."""
+
+    @abstractmethod
+    def as_task(self, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """What the queue's own decorator makes of the function, with its options."""
+
+    @abstractmethod
+    def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What the task's function does: in a worker a run of its job."""
 
     @abstractmethod
     def send(self, job: JobRecord) -> None:
@@ -318,7 +325,34 @@ def keep_unknown(family: str, job_id: str, task: str) -> None:
             log.warning("Whether %s is a job cannot be told: %s", job_id, error)
 
 
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def decorator(
+    make: Callable[[Job[..., Any]], Continuable],
+    refusal: Callable[[Job[..., Any], dict[str, Any]], str | None],
+    options: dict[str, Any],
+) -> Callable[[Callable[..., Any]], Any]:
+    """What makes a task of a function: options of `@job` go to the job, all others to the queue.
+
+    `make` is given the job, and `refusal` the job and the queue's options: it takes out those that
+    the queue is not to see, and says what is wrong, if anything is. That is raised as `TypeError`.
+    """
+    ours, theirs = _split(options)
+
+    def decorate(fn: Callable[..., Any]) -> Any:
+        job = make_job(**ours)(fn)
+        wrong = refusal(job, theirs)
+        if wrong is not None:
+            raise TypeError(wrong)
+        made = make(job)
+
+        def call(*args: object, **kwargs: object) -> object:
+            return made.execute(args, kwargs)
+
+        return made.as_task(_entry(job, call), theirs)
+
+    return decorate
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of `@job`, and all others; `name` is one of both."""
     ours = set(inspect.signature(make_job).parameters) - {"fn"}
     return (
@@ -327,7 +361,7 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
     )
 
 
-def entry(job: Job[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
+def _entry(job: Job[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
     """`call` under the name of the job's function, and with its parameters but for `ctx`."""
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(call, attribute, getattr(job.fn, attribute))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.job import job as make_job
 from tracedjobs.errors import MissingExtraError, SerializationError
 from tracedjobs.queues.base import (
     Again,
@@ -23,10 +22,9 @@ from tracedjobs.queues.base import (
     Done,
     Over,
     check_version,
-    entry,
+    decorator,
     keep_unknown,
     missing,
-    split_options,
 )
 
 try:
@@ -90,24 +88,16 @@ def continuable(app: Celery, *, runtime: Runtime | None = None, **options: Any) 
     Raises `TypeError` for what Celery cannot have: an `async def` function, or `bind=True` (the
     task is `celery.current_task`, its id `ctx.id`).
     """
-    ours, theirs = split_options(options)
+    return decorator(lambda job: _Continuable(app, job, runtime), _refusal, options)
 
-    def decorate(fn: Callable[..., Any]) -> Any:
-        job = make_job(**ours)(fn)
-        if job.is_async or theirs.pop("bind", False):
-            msg = (
-                f"{job.name} cannot be a continuable task of Celery: it must be a def function, "
-                f"without bind=True (the task is celery.current_task, its id ctx.id)."
-            )
-            raise TypeError(msg)
-        made = _Continuable(app, job, runtime)
 
-        def call(*args: object, **kwargs: object) -> object:
-            return made.execute(args, kwargs)
-
-        return made.as_task(entry(job, call), theirs)
-
-    return decorate
+def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
+    if job.is_async or options.pop("bind", False):
+        return (
+            f"{job.name} cannot be a continuable task of Celery: it must be a def function, "
+            f"without bind=True (the task is celery.current_task, its id ctx.id)."
+        )
+    return None
 
 
 def queue(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Continuable:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from tracedjobs._core import values
-from tracedjobs._core.job import job as make_job
 from tracedjobs.errors import MissingExtraError
 from tracedjobs.queues.base import (
     Again,
@@ -22,11 +21,10 @@ from tracedjobs.queues.base import (
     Done,
     Over,
     check_version,
-    entry,
+    decorator,
     keep_unknown,
     log,
     missing,
-    split_options,
     stop,
 )
 from tracedjobs.queues.recovery import start_recovery
@@ -70,24 +68,16 @@ def continuable(app: Huey, *, runtime: Runtime | None = None, **options: Any) ->
     `TypeError` for what Huey cannot have: an `async def` function, `context=True` (the id is
     `ctx.id`), a parameter named `task`.
     """
-    ours, theirs = split_options(options)
+    return decorator(lambda job: _Continuable(app, job, runtime), _refusal, options)
 
-    def decorate(fn: Callable[..., Any]) -> Any:
-        job = make_job(**ours)(fn)
-        if job.is_async or "task" in job.signature.parameters or theirs.pop("context", False):
-            msg = (
-                f"{job.name} cannot be a continuable task of Huey: it must be a def function "
-                f"without a parameter named task, and without context=True (the id is ctx.id)."
-            )
-            raise TypeError(msg)
-        made = _Continuable(app, job, runtime)
 
-        def call(*args: object, **kwargs: object) -> object:
-            return made.execute(args, kwargs)
-
-        return made.as_task(entry(job, call), theirs)
-
-    return decorate
+def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
+    if job.is_async or "task" in job.signature.parameters or options.pop("context", False):
+        return (
+            f"{job.name} cannot be a continuable task of Huey: it must be a def function "
+            f"without a parameter named task, and without context=True (the id is ctx.id)."
+        )
+    return None
 
 
 def queue(app: Huey, *, runtime: Runtime | None = None, **options: Any) -> Continuable:

@@ -211,17 +211,19 @@ class Sender:
         rest: list[str] = []
         for job_id, claim in claims.items():
             room = LARGEST - len(spans)
-            stored = store.load(job_id) if room > 0 else None
             if room <= 0:
                 rest.append(job_id)
                 sent.append(_nothing(job_id, claim))
-            elif stored is not None:  # else its retention is over
-                owed = owed_by(stored, self._sink.resource(), self._extras, most=room)
-                if not owed.all:
-                    rest.append(job_id)
-                spans += owed.spans
-                revision = stored.job.revision if owed.all else NO_REVISION
-                sent.append(SpansSent(job_id, claim, revision, owed.steps, owed.runs, owed.root))
+                continue
+            stored = store.load(job_id)
+            if stored is None:
+                continue  # its retention is over
+            owed = owed_by(stored, self._sink.resource(), self._extras, most=room)
+            if not owed.all:
+                rest.append(job_id)
+            spans += owed.spans
+            revision = stored.job.revision if owed.all else NO_REVISION
+            sent.append(SpansSent(job_id, claim, revision, owed.steps, owed.runs, owed.root))
         # Looked at last: a process that was frozen meanwhile holds nothing any more.
         in_time = boot_time() - began < seconds - longest
         worked = in_time and (not spans or self._sink.send(spans))

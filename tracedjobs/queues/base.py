@@ -145,6 +145,10 @@ class Continuable(ABC):
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """What the task's function does: in a worker a run of its job."""
 
+    async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """See `execute`, for `async def` functions; of queues that run those."""
+        raise NotImplementedError
+
     @abstractmethod
     def send(self, job: JobRecord) -> None:
         """Send a message for that job, with its id, its arguments and what `message` kept."""
@@ -178,6 +182,12 @@ class Continuable(ABC):
                 error,
             )
 
+    async def publish_async(self, delivery: Delivery, *, queue: str | None = None) -> None:
+        """See `publish`; the event loop goes on meanwhile."""
+        import asyncio  # noqa: PLC0415 - doubles the time of an import
+
+        await asyncio.to_thread(self.publish, delivery, queue=queue)
+
     def revoked(self, job_id: str) -> None:
         """Cancel the job whose message the queue has thrown away, as its user asked for."""
         with suppress(JobNotFoundError, InvalidTransitionError):
@@ -195,11 +205,21 @@ class Continuable(ABC):
 
     def run_here(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """The result of a call of the task's function as it is, without a message."""
+        return self._result(self.runtime.perform(self._submitted_here(args, kwargs)))
+
+    async def run_here_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """See `run_here`, for `async def` functions."""
+        return self._result(await self.runtime.perform_async(self._submitted_here(args, kwargs)))
+
+    # -- its own ---
+
+    def _submitted_here(self, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
         if self.job is None:
             msg = "A queue of jobs has no function to call; submit a job with via= instead."
             raise TypeError(msg)
-        runtime = self.runtime
-        outcome = runtime.perform(runtime.submitted(self.job, args, kwargs, None, None))
+        return self.runtime.submitted(self.job, args, kwargs, None, None)
+
+    def _result(self, outcome: Outcome) -> object:
         if outcome.ok:
             return outcome.result
         msg = (
@@ -207,8 +227,6 @@ class Continuable(ABC):
             f"without a queue, so nobody goes on with it but runtime.perform({outcome.job_id!r})."
         )
         raise TracedJobsError(msg) from outcome.error
-
-    # -- its own ---
 
     def _flow(self, delivery: Delivery) -> Flow[Verdict]:
         begun = yield from self._begin(delivery)
@@ -347,7 +365,10 @@ def decorator(
         def call(*args: object, **kwargs: object) -> object:
             return made.execute(args, kwargs)
 
-        return made.as_task(_entry(job, call), theirs)
+        async def call_async(*args: object, **kwargs: object) -> object:
+            return await made.execute_async(args, kwargs)
+
+        return made.as_task(_entry(job, call_async if job.is_async else call), theirs)
 
     return decorate
 

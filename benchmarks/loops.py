@@ -115,7 +115,12 @@ _CASES = (
     _Case("ctx.each(list), over tqdm", 0.6, _list, _each_list),
     _Case("ctx.each of (item, cursor) pairs, over tqdm", 0.9, lambda n: _pairs(n)(0), _each_pair),
     _Case("async for, a range, over tqdm", 0.5, range, _each_async),
-    _Case("async for, pairs, over tqdm", 0.5, lambda n: _async_pairs(n)(0), _each_async_pair),
+    _Case(
+        "async for, pairs of an async source, over tqdm",
+        2.0,
+        lambda n: _async_pairs(n)(0),
+        _each_async_pair,
+    ),
 )
 
 

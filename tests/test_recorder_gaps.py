@@ -181,9 +181,10 @@ def test_a_kill_after_such_a_step_is_completed_counts_nothing(
     assert runtime.get(job_id).items_redone == 0
 
 
+@pytest.mark.parametrize("kind", ["range", "pairs"])
 @pytest.mark.parametrize("job_id", ["i" * 255, "я" * 120])
-def test_a_job_with_a_long_id_is_found_at_once(runtime: Runtime, job_id: str) -> None:
-    runtime.submit(named, "items", "range", job_id=job_id)
+def test_a_job_with_a_long_id_is_found_at_once(runtime: Runtime, job_id: str, kind: str) -> None:
+    runtime.submit(named, "items", kind, job_id=job_id)
     die(runtime, job_id)
     assert runtime.recover() == [job_id]
     assert runtime.perform(job_id).result == list(range(AT, SIZE))

@@ -9,12 +9,17 @@ is cut into cells of 512 bytes, the first of which is a header; a run has one wh
 cell begins with eight integers of 64 bits, in the machine's order:
 
     0, 1    EVEN, ODD   the cursor after an even, an odd count of items; a sequence's offset in 0
-    2       COUNT       how many items are done, in all runs together
+    2       COUNT       how many items are done, in all runs together; the complement of how many
+                        were before those of the slots, while slots are in use
     3       KIND        what of these is to be read: OFFSET, INTEGER, or COUNTED
-    4       AHEAD       of an offset: by how much it is ahead of the count
+    4       AHEAD       of an offset: by how much it is ahead of the count; else what an empty slot
+                        holds, or 0 where there is no room for slots
     5       CHECK       a digest of key, step and text; 0 while no step is open
     6       KEY         a digest of the job's id and the run's token; 0 in a free cell
     7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step
+
+and ends with 32 more, the slots, unless the texts need their room: the cursors after the items that
+a loop has done since it emptied them, in their order, so that how many are filled says how many.
 
 No write is ever half done for a reader. Each integer is aligned and stored by one instruction,
 which neither x86-64 nor ARM64 tears. A process can be killed between any two instructions; those
@@ -24,8 +29,12 @@ not matter, and the lock that tells of the death is the barrier. So it is enough
 of the writes says something true:
 
 - An item of a sequence is one store, the offset; the count follows from it.
-- An item of another loop is two: the cursor goes into the slot that the count does not point to
-  yet, and then the count makes it the one that counts. Killed in between, the old pair stands.
+- An item of another loop is one, the cursor, into the next slot: the count follows from it. When
+  all are filled, the last one's cursor is stored as below, for while slots are in use, and some
+  filled, EVEN and ODD are not read; and the count, of which it makes the simple one in that same
+  store. Then the slots are emptied, unread, and the count's complement puts them in use again.
+- Without slots an item is two: the cursor goes where the count does not point to yet, and then the
+  count makes it the one that counts. Killed in between, the old pair stands.
 - A kind that promises a cursor is written after it, and taken back before it is gone.
 - A step is opened by writing CHECK last, and closed by taking it back first.
 
@@ -60,6 +69,7 @@ __all__ = [
     "CHECK",
     "COUNT",
     "COUNTED",
+    "EMPTY",
     "HEADER",
     "INTEGER",
     "KEY",
@@ -67,9 +77,11 @@ __all__ = [
     "LENGTHS",
     "NUMBERS",
     "OFFSET",
+    "SLOTS",
     "Cell",
     "check_of",
     "forget_kept",
+    "integers_of",
     "kept_cell",
     "key_of",
     "mark_of",
@@ -92,7 +104,11 @@ LENGTHS: Final = 7
 COUNTED: Final = 0
 OFFSET: Final = 1
 INTEGER: Final = 2
-HEADER: Final = (int.from_bytes(b"trjcells", "little"), 1)
+SLOTS: Final = range(CELL // 16, CELL // 8)
+"""Where the slots are among a cell's integers."""
+EMPTY: Final = int.from_bytes(os.urandom(8), "little", signed=True) or 1
+"""What an empty slot holds: drawn for this process, so that no source can mean it for a cursor."""
+HEADER: Final = (int.from_bytes(b"trjcells", "little"), 2)
 """The mark of such a file, and the version of what is described above."""
 LONGEST_ID: Final = 255
 """Bytes of an id that is kept: of any in ASCII. A job with a longer one is found by its lease."""
@@ -102,7 +118,19 @@ BITS: Final = 64
 
 def private_numbers() -> memoryview:
     """The integers of a cell that is in no file."""
-    return memoryview(bytearray(8 * NUMBERS)).cast("q")
+    return memoryview(bytearray(CELL)).cast("q")
+
+
+def integers_of(numbers: list[int]) -> tuple[int, int]:
+    """The cursor and the count of items that a cell's integers say, unless its kind is OFFSET."""
+    count = numbers[COUNT]
+    if count >= 0:
+        return numbers[count & 1], count
+    slots = numbers[SLOTS.start :]
+    empty = numbers[AHEAD]
+    filled = slots.index(empty) if empty in slots else len(slots)
+    before = ~count
+    return slots[filled - 1] if filled else numbers[before & 1], before + filled
 
 
 def key_of(job_id: str, token: str) -> int:
@@ -148,7 +176,7 @@ class Cell:
         self._at = at
         self._key = key
         self.on_unfit: Callable[[], object] | None = None
-        self.numbers = memoryview(segment)[at : at + 8 * NUMBERS].cast("q")
+        self.numbers = memoryview(segment)[at : at + CELL].cast("q")
         name = job_id.encode()
         self._used = len(name) if len(name) <= LONGEST_ID else 0
         self._write(0, name[: self._used])
@@ -171,7 +199,12 @@ class Cell:
             mine[KIND] = COUNTED
             mine[COUNT] = position.items
         else:
-            mine[: KIND + 2] = numbers[: KIND + 2]
+            mine[: AHEAD + 1] = numbers[: AHEAD + 1]
+            if self._used + len(text) <= 8 * (SLOTS.start - NUMBERS):
+                mine[SLOTS.start :] = numbers[SLOTS.start :]
+            elif mine[KIND] != OFFSET:
+                mine[COUNT] = position.items
+                mine[AHEAD] = 0
         mine[CHECK] = check_of(self._key, step, text)
 
     def note(self, cursor: object, items: int) -> None:

@@ -1,8 +1,8 @@
 """The loop that is a step: `for item in ctx.each(...)`.
 
 What all loops do; `sequence_loop` and `pairs_loop` have the kinds, and the hot loop of each: for
-an item the position is stored, in the run's cell of the flight recorder and nowhere else, and
-`run.attention` looked at. `benchmarks/` has what that costs.
+an item one integer is stored, in the run's cell of the flight recorder and nowhere else, and
+whether the run wants attention is seen by what is done anyhow. `benchmarks/` has what that costs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.transaction import Ledger
     from tracedjobs._core.waiting import Flow
 
-__all__ = ["NOTHING", "Finish", "Loop", "Source"]
+__all__ = ["END", "NOTHING", "PLACES", "Finish", "Loop", "Source"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -35,6 +35,10 @@ END: Final = object()
 NOTHING: Final = object()
 ATTEND: Final[Any] = object()
 """What the generator of a loop in an async job gives where it must wait for `Loop._attend`."""
+PLACES: Final[Any] = object()
+"""What it gives where it leaves it to `Loop._places` to give the items."""
+
+NO_NUMBERS: Final = memoryview(b"")
 
 
 class Source(Protocol[T_co]):
@@ -65,10 +69,12 @@ class Loop(Step, Generic[T]):
         "_ended",
         "_fetched",
         "_here",
+        "_hot",
         "_in_hand",
         "_items",
         "_iterator",
         "_numbers",
+        "_places",
         "_waiting",
     )
 
@@ -100,7 +106,11 @@ class Loop(Step, Generic[T]):
         self._items: ref[GeneratorType[T, None, None]] | None = None
         # What an `async for` asks is held here: the same generator where the source needs no
         # waiting for, so that an item costs one coroutine and no more; else the source's iterator.
-        self._here: GeneratorType[T, None, None] | None = None
+        self._here: GeneratorType[T, None, None] | tuple[()] = ()
+        # Some kinds leave the most of it to what needs no generator: offsets, as `_hot` takes them
+        # until attention is wanted, and their items.
+        self._places: Iterable[tuple[int, T]] = ()
+        self._hot = NO_NUMBERS
         self._iterator: Any = None
         # Its way to the next one, where it is to be awaited and there are no transactions.
         self._ask: Callable[[], Awaitable[Any]] | None = None
@@ -147,7 +157,7 @@ class Loop(Step, Generic[T]):
         self._run.check()
         if self._done:
             return DONE
-        items = self._here if self._items is None else self._items()
+        items = (self._here or None) if self._items is None else self._items()
         if items is not None and items.gi_frame is not None:
             with suppress(Finish):
                 items.throw(Finish)
@@ -196,22 +206,26 @@ class Loop(Step, Generic[T]):
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
         # No async generator: one that is left by `break` is closed after the line that follows it.
-        items = self._here
-        if items is not None:
-            for item in items:
-                if item is ATTEND:
-                    # Should that raise, the generator stays where it is, its item in hand, and
-                    # whoever asks again waits again.
-                    await drive_async(self._attend())
-                    self._waiting = False
-                    continue
+        try:
+            for at, item in self._places:
+                self._hot[0] = at
                 return item
-            return await self._end_async()
-        return await self._next_awaited()
+        except ValueError:
+            self._places = ()  # attention is wanted
+        for item in self._here:
+            if item is PLACES:
+                return await self.__anext__()
+            if item is not ATTEND:
+                return item
+            # Should that raise, the generator stays where it is, its item in hand, and whoever
+            # asks again waits again.
+            await drive_async(self._attend())
+            self._waiting = False
+        return await (self._end_async() if self._here else self._next_awaited())
 
     def abandon(self) -> Flow[None]:
         """Close what the run's end left open: the source, the transaction of the item in hand."""
-        if self._here is not None:
+        if self._here:
             with suppress(Exception):
                 self._here.close()
         if self._ledger is not None:
@@ -284,7 +298,7 @@ class Loop(Step, Generic[T]):
             iterator = self._iterator
             if iterator is None:
                 iterator = await self._open_async()
-                if self._done or self._here is not None:
+                if self._done or self._here:
                     return await self.__anext__()
             if isinstance(iterator, Iterator):
                 found = next(iterator, END)

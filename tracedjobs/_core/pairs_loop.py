@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterable, Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import BITS, COUNT, COUNTED, INTEGER, KIND
-from tracedjobs._core.loop import NOTHING, Loop, Source
+from tracedjobs._core.flight_recorder import (
+    AHEAD,
+    BITS,
+    COUNT,
+    COUNTED,
+    EMPTY,
+    INTEGER,
+    KIND,
+    SLOTS,
+    integers_of,
+)
+from tracedjobs._core.loop import END, NOTHING, Loop, Source
 from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
 
@@ -18,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["PairsLoop"]
 
 T = TypeVar("T")
+IN_ORDER: Final = tuple(SLOTS)
+ALL_SLOTS: Final = slice(SLOTS.start, SLOTS.stop)
+ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * len(SLOTS)).cast("q")
 
 
 class PairsLoop(Loop[T]):
@@ -46,6 +60,7 @@ class PairsLoop(Loop[T]):
         # An int as the source gave it is in the flight recorder's numbers, all else is here.
         self._as_given = False
         self._after, self._attended = cast("tuple[str, int]", self._at)
+        self._numbers[AHEAD] = EMPTY
         self._numbers[COUNT] = self._attended
         unit = getattr(source, "total_unit", None)
         self._unit = None if unit == "items" else unit
@@ -59,26 +74,24 @@ class PairsLoop(Loop[T]):
     @property
     def items(self) -> int:
         """How many items are done, in all runs together."""
-        return self._numbers[COUNT]
+        return integers_of(self._numbers.tolist())[1]
 
     def _mark(self) -> tuple[str, int]:
         # Called from the saver's thread too, between any two bytecodes of the loop, but for those
         # that store: CPython looks whether another thread is to run only at calls and at jumps
-        # back, so that the stores of one item are one step for this reader, and its loads here
-        # are one for that writer. Without a GIL a cursor could be one item off its count.
-        numbers = self._numbers
-        count = numbers[COUNT]
-        if self._as_given:
-            after = numbers[count & 1]
-            return str(after), count
-        return self._after, count
+        # back. So what a move stores, which is no call, is one step for this reader, and all that
+        # is read here until the one call has returned is one for that writer. Without a GIL a
+        # cursor could be one item off its count.
+        as_given, after = self._as_given, self._after
+        integer, count = integers_of(self._numbers.tolist())
+        return (str(integer) if as_given else after), count
 
     def _go_to(self, place: Any) -> None:
         after, count = place
         self._move(self._stored_late(after), count)
 
     def _move(self, after: str | int, count: int) -> None:
-        # In the order that `flight_recorder` asks for.
+        # In the order that `flight_recorder` asks for, whether slots are in use or not.
         numbers = self._numbers
         if isinstance(after, int):
             numbers[count & 1] = after
@@ -101,56 +114,65 @@ class PairsLoop(Loop[T]):
     def _iterate(self, opened: Iterable[tuple[T, object]]) -> Generator[T]:
         run = self._run
         numbers = self._numbers
-        count = numbers[COUNT]
         pairs = iter(opened)
+        pair: Any = NOTHING
         after: Any = None
+        at = 0
         try:
             while True:
-                for pair in pairs:
-                    if run.attention:
-                        if run.is_async:
-                            yield from self._until_attended()
-                        else:
-                            run.wait(self._attend())
-                    after = self._stored(pair)
-                    try:
-                        yield pair[0]
-                    except GeneratorExit:
-                        self._in_hand = (after, count + 1)
-                        raise
-                    count += 1
-                    self._move(after, count)
-                    if self._as_given:
-                        break
-                else:
+                if pair is NOTHING:
+                    pair = next(pairs, END)
+                if pair is END:
                     break
-                for pair in pairs:  # as long as the cursors are ints that fit the numbers
-                    if run.attention:
-                        if run.is_async:
-                            yield from self._until_attended()
+                if run.attention:
+                    if run.is_async:
+                        yield from self._until_attended()
+                    else:
+                        run.wait(self._attend())
+                after = self._stored(pair)
+                yield pair[0]
+                count = self.items + 1
+                self._move(after, count)
+                pair = NOTHING
+                try:
+                    # As long as cursors are ints that fit the slots, and nothing else is wanted.
+                    # Whatever is done at an item here costs all of them.
+                    while self._as_given and numbers[AHEAD] and not run.attention:
+                        numbers[ALL_SLOTS] = ALL_EMPTY
+                        numbers[COUNT] = ~count
+                        at = 0
+                        for at, pair in zip(IN_ORDER, pairs, strict=False):
+                            item, after = pair
+                            if type(after) is not run.calm:  # not `int`, as a slot takes a bool
+                                break
+                            yield item
+                            numbers[at] = after
                         else:
-                            run.wait(self._attend())
+                            pair = NOTHING
+                            if at == IN_ORDER[-1]:
+                                count += len(IN_ORDER)
+                                numbers[count & 1] = after
+                                numbers[COUNT] = count
+                                continue
+                        break
+                except (TypeError, ValueError):
+                    run.check()  # the run has ended: its numbers were released
+                    if not at or numbers[at] != EMPTY:
+                        raise  # the source's own
                     try:
-                        item, after = pair
+                        _, after = pair
                     except (TypeError, ValueError):
                         self._refuse_pair(pair)
-                    if type(after) is not int:  # the numbers would take a bool for one
-                        after = self._stored(pair)
-                    try:
-                        yield item
-                    except GeneratorExit:
-                        self._in_hand = (after, count + 1)
-                        raise
-                    count += 1
-                    try:
-                        numbers[count & 1] = after
-                        numbers[COUNT] = count
-                    except (TypeError, ValueError):
-                        run.check()  # the run has ended: its numbers were released
-                        self._move(self._stored_late(after), count)
-                        break
-                else:
-                    break
+                    # An int too large for the slots, whose item is done.
+                    self._move(self._stored((None, after)), self.items + 1)
+                    pair = NOTHING
+        except GeneratorExit:
+            if not self._waiting:
+                self._in_hand = (after, self.items + 1)
+            raise
+        except ValueError:
+            run.check()  # as above
+            raise
         finally:
             close = getattr(pairs, "close", None)
             if close is not None:

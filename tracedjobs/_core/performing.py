@@ -137,7 +137,7 @@ def _leave(run: Run) -> None:
     try:
         saver.remove(run)
         run.ended = True
-        run.attention = True
+        run.want_attention()
         run.let_go()
         trace.tell(lambda tracing: tracing.ended(run))
     finally:

@@ -51,8 +51,8 @@ class LeaseLost(Interrupt):
 class Run:
     """What one run knows.
 
-    `attention` is the one thing that a loop looks at after each item; whoever wants the job's
-    thread to do more than go on sets it, from any thread.
+    Whoever wants the job's thread to do more than go on to the next item says so, from any thread,
+    by `want_attention`: `attention` is then true, `calm` no longer `int`, and `hot` released.
     """
 
     __slots__ = (
@@ -67,12 +67,14 @@ class Run:
         "_watcher",
         "_wish",
         "attention",
+        "calm",
         "cell",
         "completing",
         "counted",
         "ctx",
         "current",
         "ended",
+        "hot",
         "in_doubt",
         "is_async",
         "lease_deadline",
@@ -159,8 +161,11 @@ class Run:
         self._seen: Position | None = stored.open_position
         self._told: Position | None = stored.open_position
         self._watcher = Watcher(self)
+        self.calm: type[int] | None = int
+        self.hot: memoryview | None = None
         self.attention = False
-        self.attention = self._wants_attention()
+        if self._wants_attention():
+            self.want_attention()
 
     # -- what other threads may call ---
 
@@ -185,7 +190,17 @@ class Run:
             self._away = True
         elif self._asked is None:
             self._asked = reason
+        self.want_attention()
+
+    def want_attention(self) -> None:
+        """Have the job's thread look here before its next item. Takes no lock, as above.
+
+        Said in the three ways that the loops have of seeing it, each the cheapest in its place.
+        """
         self.attention = True
+        self.calm = None
+        if self.hot is not None:
+            self.hot.release()
 
     def withdraw_stop(self) -> None:
         """Take back what an operator wished, or the store's absence asked for."""
@@ -197,12 +212,12 @@ class Run:
     def lose(self, why: str) -> None:
         """Say that another run has the job: this one may write nothing more."""
         self.lost = why
-        self.attention = True
+        self.want_attention()
 
     def doubt(self) -> None:
         """Say that the lease has ended unrenewed: the job asks the store before it goes on."""
         self.in_doubt = True
-        self.attention = True
+        self.want_attention()
 
     def take_save(self) -> Save:
         """The newest position, for the saver.
@@ -293,8 +308,9 @@ class Run:
             yield from self.save_now()
             self._save_first = False
         self.attention = False
+        self.calm = int
         if self._wants_attention():
-            self.attention = True
+            self.want_attention()
         reason = self.stop_reason
         if reason == "max_runtime" and not consult:
             reason = None
@@ -304,6 +320,17 @@ class Run:
             if self.state_touched and between_items:
                 self._take_pair(due=False)
             self.interrupt(reason)
+
+    def heated(self, numbers: memoryview) -> memoryview:
+        """`numbers`, for a loop that looks at nothing else.
+
+        From when attention is wanted, writing to it raises `ValueError`.
+        """
+        self.hot = hot = numbers[:]
+        # Whoever wanted it before that line has not released it, but had set the flag.
+        if self.attention:
+            hot.release()
+        return hot
 
     def note_stop(self) -> None:
         """Ask whether to stop after the last item: the next checkpoint, if there is one, does."""
@@ -337,7 +364,7 @@ class Run:
             # In this order, see `take_save`: what the flag promises is there before the flag.
             self.pair = (self.live_position(), self.record.state or "{}")
             self.state_touched = True
-            self.attention = True
+            self.want_attention()
         return self.state
 
     def take_state(self) -> None:
@@ -415,6 +442,7 @@ class Run:
         current = self.current
         if current is not None:
             current.let_go()
+        self.want_attention()  # the numbers are one thing, and what is hot another
         self.cell.release()
 
     @property
@@ -490,11 +518,11 @@ class Run:
         # The flight recorder cannot say which step is open: the store can, from before its first
         # item on, or where `set` is called from its first call on.
         self._save_first = True
-        self.attention = True
+        self.want_attention()
 
     def _raise(self, interrupt: Interrupt) -> NoReturn:
         self.raised = interrupt
-        self.attention = True
+        self.want_attention()
         raise interrupt
 
     def _wants_attention(self) -> bool:

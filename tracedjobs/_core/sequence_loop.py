@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET
-from tracedjobs._core.loop import Loop
+from tracedjobs._core.loop import PLACES, Loop
 from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError
 
@@ -92,31 +93,55 @@ class SequenceLoop(Loop[T]):
         return str(offset), offset - self._numbers[AHEAD]
 
     def _iterate(self, opened: Iterable[T]) -> Generator[T]:
-        numbers = self._sequence
-        if type(numbers) is range and numbers.start == 0 and numbers.step == 1:
-            return cast("Generator[T]", self._iterate_offsets())
-        return self._iterate_items(opened)
+        if type(self._sequence) in {list, tuple, range}:
+            return self._iterate_quickly()
+        return self._iterate_exactly(opened)
 
-    def _iterate_offsets(self) -> Generator[int]:
-        # The items are the offsets, so that nothing is counted: each is also how many are done.
+    def _iterate_quickly(self) -> Generator[T]:
+        """Of sequences that give an item at once and raise nothing.
+
+        So an item is noted as done when the next one is there, and what is stored then is where
+        that one begins: no more is done at an item, for a store fails once attention is wanted.
+        """
         run = self._run
         numbers = self._numbers
+        sequence = self._sequence
+        # The items of a range from 0 on are the offsets, and need not be counted beside them.
+        plain = type(sequence) is range and sequence.start == 0 and sequence.step == 1
         at = numbers[0]
-        end = max(at, len(self._sequence))
         try:
-            for at in range(at, end):  # noqa: B020 - where it stands goes on from there
+            while at < len(sequence):
+                item = sequence[at]
                 numbers[0] = at
                 if run.attention:
                     if run.is_async:
                         yield from self._until_attended()
                     else:
                         run.wait(self._attend())
-                try:
-                    yield at
-                except GeneratorExit:
-                    self._in_hand = at + 1
-                    raise
-            numbers[0] = end
+                yield item
+                at += 1
+                if run.attention:
+                    continue
+                hot = run.heated(numbers)
+                with suppress(ValueError):
+                    if run.is_async:
+                        self._hot = hot
+                        self._places = enumerate(self._rest(at), at)
+                        yield PLACES
+                    elif plain:
+                        for at in range(at, len(sequence)):  # noqa: B020 - where it stands
+                            hot[0] = at
+                            yield at  # type: ignore[misc]  # the items are ints
+                    else:
+                        for at, item in enumerate(self._rest(at), at):  # noqa: B020 - as above
+                            hot[0] = at
+                            yield item
+                at = numbers[0] + 1
+            numbers[0] = at
+        except GeneratorExit:
+            if not self._waiting:
+                self._in_hand = self._numbers[0] + 1
+            raise
         except ValueError:
             run.check()  # the run has ended: its numbers were released
             raise
@@ -124,7 +149,8 @@ class SequenceLoop(Loop[T]):
         if not run.is_async:
             drive(self._complete())
 
-    def _iterate_items(self, items: Iterable[T]) -> Generator[T]:
+    def _iterate_exactly(self, items: Iterable[T]) -> Generator[T]:
+        """Of sequences that may take their time for an item, or raise."""
         run = self._run
         numbers = self._numbers
         at = numbers[0]
@@ -150,7 +176,9 @@ class SequenceLoop(Loop[T]):
             drive(self._complete())
 
     def _open(self) -> Iterable[T]:
-        at = self._numbers[0]
+        return self._rest(self._numbers[0])
+
+    def _rest(self, at: int) -> Iterable[T]:
         sequence = self._sequence
         if at == 0:
             return sequence

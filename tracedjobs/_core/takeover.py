@@ -19,7 +19,6 @@ from tracedjobs._core.flight_recorder import (
     AHEAD,
     CELL,
     CHECK,
-    COUNT,
     COUNTED,
     HEADER,
     INTEGER,
@@ -30,6 +29,7 @@ from tracedjobs._core.flight_recorder import (
     OFFSET,
     check_of,
     forget_kept,
+    integers_of,
     kept_cell,
     key_of,
     mark_of,
@@ -189,7 +189,7 @@ def _cell_of(head: JobRecord) -> _Cell | None:
         data = _left_cell(str(head.owner), key)
     if data is None:
         return None
-    return _Cell(key, _numbers(data[: 8 * NUMBERS]).tolist(), data[8 * NUMBERS :])
+    return _Cell(key, _numbers(data).tolist(), data[8 * NUMBERS :])
 
 
 def _left_cell(name: str, key: int) -> bytes | None:
@@ -221,7 +221,7 @@ def _position(cell: _Cell, stored: Stored) -> Position | None:
     if numbers[CHECK] != check_of(cell.key, step, text):
         return None
     saved = stored.open_position
-    items = numbers[COUNT]
+    after, items = integers_of(numbers)
     cursor = saved.cursor if saved is not None else "null"
     if numbers[KIND] == OFFSET:
         items = numbers[0] - numbers[AHEAD]
@@ -229,7 +229,7 @@ def _position(cell: _Cell, stored: Stored) -> Position | None:
         if numbers[0] < 0:
             return None
     elif numbers[KIND] == INTEGER:
-        cursor = str(numbers[items & 1])
+        cursor = str(after)
     elif numbers[KIND] != COUNTED:
         return None
     if not 0 <= items < 1 << 63:

@@ -184,9 +184,9 @@ class _Continuable(Continuable):
             try:
                 verdict = await self.deliver_async(delivery)
             except asyncio.CancelledError:
-                if context.abort_reason() is not AbortReason.USER_REQUEST:
-                    raise  # the worker ends, and has saved what it could: see `_Strategy`
-                verdict = Again(0.0, "aborted")
+                if context.abort_reason() is None:
+                    raise  # by somebody else, who waits for it; see `_Strategy`
+                verdict = Again(self.delay, "aborted")
             self._see_abort(verdict, delivery, context)
         except JobAborted:
             await off_loop(lambda: self.revoked(delivery.job_id))

@@ -296,8 +296,9 @@ class Adopted:
         made, delivery = found
         stored = made.runtime.store.load(delivery.job_id)
         if stored is None or stored.job.status is not Status.RUNNING:
-            self.rows.put_back_now(row.id, ("doing",))
-            log.info("The job %s was put back: its worker is gone.", delivery.job_id)
+            log.info("The job %s is put back: its worker is gone.", delivery.job_id)
+            if self.rows.put_back_now(row.id, ("doing",)) == "aborted":
+                made.revoked(delivery.job_id)
 
 
 # -- shared ---

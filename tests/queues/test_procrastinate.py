@@ -154,6 +154,19 @@ def test_what_is_cancelled_or_aborted_there_is_cancelled_here(made: Place, tmp_p
     assert "Traceback" not in made.told()
 
 
+def test_a_job_paused_before_it_ran_is_resumed_by_who_does_not_know_its_queue(
+    made: Place, tmp_path: Path
+) -> None:
+    handle = made.kind.send(made.app.count, str(tmp_path / "items"), 3)
+    made.runtime.pause(str(handle.row))
+    worker = made.start()
+    until(lambda: "Interrupted" in worker.text(), worker.text())
+    until(lambda: row_of(made, handle.row).status == "todo", worker.text())
+    controls = [sys.executable, "-m", "tracedjobs", "resume", str(handle.row)]
+    subprocess.run([*controls, "--store", made.store], check=True, timeout=PATIENCE)
+    assert made.kind.result(handle) == "counted 3"
+
+
 def test_a_row_that_was_taken_away_behind_our_back_is_not_brought_back(
     made: Place, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MORE = """
 import asyncio
+from procrastinate import Blueprint
 from tracedjobs.queues import procrastinate_app
 procrastinate_app.STALLED_EVERY = 0.5
 
@@ -57,6 +58,14 @@ def deferring(path):
 @continuable(app, **SOON, queueing_lock="tick")
 def tick(ctx, timestamp):
     return timestamp
+
+blueprint = Blueprint()
+
+@continuable(blueprint, **SOON)
+def blue(ctx):
+    return ctx.step("one", int)
+
+app.add_tasks_from(blueprint, namespace="blue")
 
 @job(name=f"aplain {__name__}", resume_delay=0.2)
 async def aplain(ctx, path, items):
@@ -264,6 +273,8 @@ async def test_jobs_are_deferred_from_everywhere(made: Place, tmp_path: Path) ->
             made.runtime.submit, made.app.plain, str(tmp_path / "via"), 3, via=made.app.import_queue
         )
         await made.app.deferring.defer_async(path=str(tmp_path / "inner"))
+        rows.append(await made.app.blue.defer_async())
+        assert made.job(str(rows[-1])).status == "pending"
         waits = await count.configure(schedule_in={"hours": 1}).defer_async(path="", items=1)
         await app.job_manager.cancel_job_by_id_async(waits)
         assert made.job(str(waits)).status == "cancelled"
@@ -332,7 +343,9 @@ def test_what_cannot_be_had_is_refused() -> None:
 
     with pytest.raises(TypeError, match="pass_context"):
         continuable(app, pass_context=True)(refused)
-    with pytest.raises(TypeError, match=r"take a procrastinate\.App"):
-        continuable(Blueprint())  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(TypeError, match=r"a procrastinate\.App or a Blueprint"):
+        continuable(object())  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(TypeError, match=r"queue takes a procrastinate\.App"):
+        queue(Blueprint())  # type: ignore[arg-type]  # what is refused
     with pytest.raises(TypeError, match="queueing_lock"):
         queue(app, queueing_lock="one")

@@ -17,10 +17,11 @@ from tracedjobs.errors import MissingExtraError
 from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Over, decorator, missing
 
 try:
-    from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
+    from procrastinate import App, BaseRetryStrategy, Blueprint, JobContext, RetryDecision
     from procrastinate.exceptions import AlreadyEnqueued, JobAborted, JobRetry
     from procrastinate.job_context import AbortReason
     from procrastinate.retry import get_retry_strategy
+    from procrastinate.tasks import Task
 
     from tracedjobs.queues.procrastinate_app import PLAIN, Adopted, Back, Dropped, adopted, told
     from tracedjobs.queues.procrastinate_rows import ANY, off_loop
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from procrastinate.jobs import Job as Row
-    from procrastinate.tasks import Task
 
     from tracedjobs._core.job import Job
     from tracedjobs._core.records import JobRecord
@@ -44,16 +44,19 @@ SOON: Final = 5.0
 """Seconds until a job goes on whose own delay is not known."""
 
 
-def continuable(app: App, *, runtime: Runtime | None = None, **options: Any) -> Any:
+def continuable(app: Blueprint, *, runtime: Runtime | None = None, **options: Any) -> Any:
     """Make a function, whose first parameter is `ctx`, a task of `app` that can be continued.
 
     In place of `@app.task(…)`, and gives what that gives, for `def` and `async def` functions.
-    Options of `@job` go to the job, all others to `app.task`; `name` to both. `runtime` is the
-    default one, see `tracedjobs.configure`. Raises `TypeError` for what cannot be had:
-    `pass_context=True` (the id is `ctx.id`), and a blueprint in place of an application.
+    `app` is an application, or a blueprint. Options of `@job` go to the job, all others to
+    `app.task`; `name` to both. `runtime` is the default one, see `tracedjobs.configure`. Raises
+    `TypeError` for what cannot be had: `pass_context=True` (the id is `ctx.id`).
     """
-    adoption = _adoption(app)
-    return decorator(lambda job: _Continuable(adoption, job, runtime), _refusal, options)
+    if not isinstance(app, Blueprint):
+        msg = f"continuable takes a procrastinate.App or a Blueprint; found {app!r}."
+        raise TypeError(msg)
+    module = _caller()
+    return decorator(lambda job: _Continuable(app, module, job, runtime), _refusal, options)
 
 
 def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
@@ -75,7 +78,10 @@ def queue(app: App, *, runtime: Runtime | None = None, **options: Any) -> Contin
     if "queueing_lock" in options or "name" in options:
         msg = "A queue of jobs names its tasks and sets their queueing_lock itself."
         raise TypeError(msg)
-    made = _Continuable(_adoption(app), None, runtime)
+    if not isinstance(app, App):
+        msg = f"queue takes a procrastinate.App; found {app!r}."
+        raise TypeError(msg)
+    made = _Continuable(app, _caller(), None, runtime)
 
     def perform_job(*args: object, **kwargs: object) -> object:
         return made.execute(args, kwargs)
@@ -90,22 +96,38 @@ def queue(app: App, *, runtime: Runtime | None = None, **options: Any) -> Contin
     return made
 
 
-def _adoption(app: App) -> Adopted:
-    if not isinstance(app, App):
-        msg = f"continuable and queue take a procrastinate.App; found {app!r}."
-        raise TypeError(msg)
-    return adopted(app, sys._getframe(2).f_globals["__name__"])  # noqa: SLF001 - the caller's
+def _caller() -> str:
+    """The module from which a function of this one was called."""
+    return str(sys._getframe(2).f_globals["__name__"])  # noqa: SLF001 - there is no other way
+
+
+class _BoundLater(Task[Any, Any, Any]):
+    """A task of a blueprint, which becomes one of an application when its blueprint is added."""
+
+    @property
+    def blueprint(self) -> Blueprint:
+        found: Blueprint = self.__dict__["blueprint"]
+        return found
+
+    @blueprint.setter
+    def blueprint(self, value: Blueprint) -> None:
+        self.__dict__["blueprint"] = value
+        if isinstance(value, App):
+            self.__dict__["continuable"].bind(value)
 
 
 class _Continuable(Continuable):
     own_exceptions = (JobAborted,)
 
-    def __init__(self, of: Adopted, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
+    def __init__(
+        self, blueprint: Blueprint, module: str, job: Job[..., Any] | None, runtime: Runtime | None
+    ) -> None:
         super().__init__(job, runtime)
-        self._of = of
-        self.family = of.family
+        self._blueprint = blueprint
+        self._module = module
         self.async_task: Task[Any, Any, Any] | None = None
         self._task: Task[Any, Any, Any]
+        self._of: Adopted
 
     @property
     def queue(self) -> str:
@@ -123,11 +145,22 @@ class _Continuable(Continuable):
     def as_task(self, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
         """What `app.task` makes of the function."""
         retry = _Strategy(self, get_retry_strategy(options.pop("retry", False)))
-        self._task = self._of.app.task(pass_context=True, retry=retry, **options)(fn)
+        task = self._blueprint.task(pass_context=True, retry=retry, **options)(fn)
+        self._task = task
+        if isinstance(self._blueprint, App):
+            self.bind(self._blueprint)
+        else:
+            task.__dict__["continuable"] = self
+            task.__class__ = _BoundLater
+        return task
+
+    def bind(self, app: App) -> None:
+        """The task is one of that application."""
+        self._of = adopted(app, self._module)
         self._of.made[self._task] = self
+        self.family = self._of.family
         if self.job is not None:
             self.known()
-        return self._task
 
     def send(self, job: JobRecord) -> None:
         if self.job is None:

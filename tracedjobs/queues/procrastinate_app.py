@@ -275,13 +275,13 @@ class Adopted:
             await asyncio.sleep(LOOK_EVERY)
             looks += 1
             try:
-                for made, job_id, context in list(self._running.values()):
+                for made, job_id, context in self._running.copy().values():
                     if context.abort_reason() is AbortReason.USER_REQUEST:
                         await off_loop(lambda made=made, job_id=job_id: made.revoked(job_id))  # type: ignore[misc]  # defaults bind
                 if looks % round(STALLED_EVERY / LOOK_EVERY) == 0:
                     for row in await self.app.job_manager.get_stalled_jobs():
                         await off_loop(lambda row=row: self._free(row))  # type: ignore[misc]  # a default binds
-            except (StoreError, exceptions.ProcrastinateException) as error:
+            except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
                 log.warning("Aborted and stalled jobs cannot be looked for just now: %s", error)
 
     def _free(self, row: Row) -> None:

@@ -8,14 +8,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import psycopg.conninfo
 import pytest
-from procrastinate import App, Blueprint
+from procrastinate import App
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.testing import InMemoryConnector
 
-from tests.processes import PATIENCE, ROOT, until
+from tests.processes import PATIENCE, ROOT, Children, counted, until
 from tests.queues.on_procrastinate import OnProcrastinate
 from tests.queues.test_conformance import begun, items_of
+from tracedjobs import Runtime
 from tracedjobs.errors import JobConflictError, JobNotFoundError
 from tracedjobs.queues.procrastinate import continuable, queue
 
@@ -293,6 +295,83 @@ def tick(made: Place) -> str:
     return f"{made.name}:tick"
 
 
+SETTINGS = """
+INSTALLED_APPS = ["procrastinate.contrib.django", "shop"]
+DATABASES = {{"default": {{"ENGINE": "django.db.backends.postgresql", "NAME": {name!r},
+    "HOST": {host!r}, "USER": "postgres"}}}}
+USE_TZ = True
+"""
+SHOP = """
+import time, tracedjobs
+from procrastinate.contrib.django import app
+from tracedjobs.queues.procrastinate import continuable, queue
+
+runtime = tracedjobs.Runtime({store!r}, lease_ttl=2.0)
+import_queue = queue(app, runtime=runtime)
+
+@continuable(app, runtime=runtime, resume_delay=0.2)
+def count(ctx, path, items):
+    with open(path, "a", buffering=1) as file:
+        for item in ctx.each("items", range(items)):
+            file.write(f"{{ctx.run}} {{item}}\\n")
+            time.sleep(0.01)
+
+@tracedjobs.job(name="plain of the shop")
+def plain(ctx):
+    return ctx.step("one", int)
+"""
+DEFER = """
+import sys, django
+django.setup()
+from django.db import transaction
+from shop.tasks import count, import_queue, plain, runtime
+try:
+    with transaction.atomic():
+        gone = count.defer(path=sys.argv[1], items=1)
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    pass
+with transaction.atomic():
+    kept = count.defer(path=sys.argv[1], items=150)
+known = [job.id for job in runtime.list()]
+assert known == [str(kept)], (known, gone, kept)
+print(kept, runtime.submit(plain, via=import_queue))
+"""
+
+
+def test_tasks_of_django_go_on_after_a_kill(
+    procrastinate: OnProcrastinate, tmp_path: Path, children: Children
+) -> None:
+    place = psycopg.conninfo.conninfo_to_dict(procrastinate.address)
+    path, store = tmp_path / "items", f"sqlite:///{tmp_path}/jobs.db"
+    (tmp_path / "settings.py").write_text(SETTINGS.format(name=place["dbname"], host=place["host"]))
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "tasks.py").write_text(SHOP.format(store=store))
+    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "DJANGO_SETTINGS_MODULE": "settings"}
+    ids = children.start(DEFER, path, env=env, prelude="").ends().split()
+    work = "from django.core.management import execute_from_command_line as execute\n"
+    work += "execute(['django', 'procrastinate', 'worker', '-p', '0.1'])"
+    worker = children.start(work, env=env, prelude="")
+    until(lambda: len(counted(path)) > 20, worker.text())
+    worker.kill()
+    children.start(work, env=env, prelude="")
+    with Runtime(store) as runtime:
+        until(lambda: all(runtime.get(each).status == "completed" for each in ids), "they are done")
+    items = [item for _, item in counted(path)]
+    assert sorted(set(items)) == list(range(150))
+    assert len(items) - 150 <= 1
+
+
+def test_a_missing_package_is_named() -> None:
+    script = (
+        "import sys; sys.modules['procrastinate'] = None; import tracedjobs.queues.procrastinate"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert b"MissingExtraError" in done.stderr
+    assert b"pip install 'tracedjobs[procrastinate]'" in done.stderr
+
+
 ALONE = """
 import sys
 from procrastinate import App
@@ -345,7 +424,5 @@ def test_what_cannot_be_had_is_refused() -> None:
         continuable(app, pass_context=True)(refused)
     with pytest.raises(TypeError, match=r"a procrastinate\.App or a Blueprint"):
         continuable(object())  # type: ignore[arg-type]  # what is refused
-    with pytest.raises(TypeError, match=r"queue takes a procrastinate\.App"):
-        queue(Blueprint())  # type: ignore[arg-type]  # what is refused
     with pytest.raises(TypeError, match="queueing_lock"):
         queue(app, queueing_lock="one")

@@ -52,11 +52,8 @@ def continuable(app: Blueprint, *, runtime: Runtime | None = None, **options: An
     `app.task`; `name` to both. `runtime` is the default one, see `tracedjobs.configure`. Raises
     `TypeError` for what cannot be had: `pass_context=True` (the id is `ctx.id`).
     """
-    if not isinstance(app, Blueprint):
-        msg = f"continuable takes a procrastinate.App or a Blueprint; found {app!r}."
-        raise TypeError(msg)
-    module = _caller()
-    return decorator(lambda job: _Continuable(app, module, job, runtime), _refusal, options)
+    made_on, module = _blueprint(app), _caller()
+    return decorator(lambda job: _Continuable(made_on, module, job, runtime), _refusal, options)
 
 
 def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
@@ -68,7 +65,7 @@ def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
     return None
 
 
-def queue(app: App, *, runtime: Runtime | None = None, **options: Any) -> Continuable:
+def queue(app: Blueprint, *, runtime: Runtime | None = None, **options: Any) -> Continuable:
     """What hands jobs of plain `@job` functions to `app`, for `submit(…, via=…)` and `queue=`.
 
     Make it where the workers find it too, next to `app`. `options` are those of `app.task`, such
@@ -78,10 +75,7 @@ def queue(app: App, *, runtime: Runtime | None = None, **options: Any) -> Contin
     if "queueing_lock" in options or "name" in options:
         msg = "A queue of jobs names its tasks and sets their queueing_lock itself."
         raise TypeError(msg)
-    if not isinstance(app, App):
-        msg = f"queue takes a procrastinate.App; found {app!r}."
-        raise TypeError(msg)
-    made = _Continuable(app, _caller(), None, runtime)
+    made = _Continuable(_blueprint(app), _caller(), None, runtime)
 
     def perform_job(*args: object, **kwargs: object) -> object:
         return made.execute(args, kwargs)
@@ -92,8 +86,16 @@ def queue(app: App, *, runtime: Runtime | None = None, **options: Any) -> Contin
     name = f"{PLAIN} {options.get('queue', '')}".strip()
     made.async_task = made.as_task(perform_job_async, {**options, "name": f"{name} async"})
     made.as_task(perform_job, {**options, "name": name})
-    made.known()
     return made
+
+
+def _blueprint(app: Any) -> Blueprint:
+    """The application or blueprint itself, where Django's proxy stands for it."""
+    found = getattr(getattr(app, "task", None), "__self__", None)
+    if isinstance(found, Blueprint):
+        return found
+    msg = f"This takes a procrastinate.App or a Blueprint; found {app!r}."
+    raise TypeError(msg)
 
 
 def _caller() -> str:
@@ -123,6 +125,7 @@ class _Continuable(Continuable):
         self, blueprint: Blueprint, module: str, job: Job[..., Any] | None, runtime: Runtime | None
     ) -> None:
         super().__init__(job, runtime)
+        self.family = "procrastinate"
         self._blueprint = blueprint
         self._module = module
         self.async_task: Task[Any, Any, Any] | None = None
@@ -155,11 +158,13 @@ class _Continuable(Continuable):
         return task
 
     def bind(self, app: App) -> None:
-        """The task is one of that application."""
+        """Its tasks are ones of that application."""
         self._of = adopted(app, self._module)
-        self._of.made[self._task] = self
-        self.family = self._of.family
-        if self.job is not None:
+        for task in (self._task, self.async_task):
+            if task is not None:
+                self._of.made[task] = self
+        if self.family != self._of.family:
+            self.family = self._of.family
             self.known()
 
     def send(self, job: JobRecord) -> None:

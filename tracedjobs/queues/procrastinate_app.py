@@ -10,6 +10,7 @@ import logging
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from procrastinate import PsycopgConnector, SyncPsycopgConnector, exceptions, utils
@@ -24,7 +25,7 @@ from tracedjobs.queues.procrastinate_rows import LIVE, PAUSED_UNTIL, Rows, off_l
 from tracedjobs.queues.recovery import start_recovery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from procrastinate import App, JobContext
     from procrastinate.jobs import Job as Row
@@ -129,7 +130,10 @@ class Adopted:
                 )
             with _transaction(connector) as held:
                 sent = defer(jobs=jobs, connection=held)
-                self._record(sent, alone=held is not None)
+                if held is not None:
+                    self._record(sent, alone=True)
+            if held is None:
+                _when_committed(connector, lambda: self._record(sent, alone=False))
             return sent
 
         async def batch_defer_jobs_async(jobs: list[Row], connection: Any = None) -> list[Row]:
@@ -326,6 +330,14 @@ async def _transaction_async(connector: Any) -> AsyncIterator[Any]:
     with wrap_exceptions():
         async with connector.pool.connection() as held, held.transaction():
             yield held
+
+
+def _when_committed(connector: Any, work: Callable[[], None]) -> None:
+    """Now, or at the end of the transaction of Django's that the block is in."""
+    if type(connector).__module__.startswith("procrastinate.contrib.django"):
+        import_module("django.db.transaction").on_commit(work, using=connector.alias)
+    else:
+        work()
 
 
 def _kept(row: Row) -> dict[str, object]:

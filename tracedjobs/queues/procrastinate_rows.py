@@ -132,13 +132,10 @@ class Rows:
     def status(self, row: int) -> str | None:
         """The row's status, if there is one of that number."""
         manager = self._app.job_manager
-        try:
-            return self.ask(
-                lambda: manager.get_job_status_async(row),
-                lambda: manager.get_job_status(row),
-            ).value
-        except exceptions.NoResult:
-            return None
+        listed = self.ask(lambda: manager.list_jobs_async(row), lambda: manager.list_jobs(row))
+        for found in listed:
+            return found.status
+        return None
 
     def found(self, tasks: Sequence[str], job_id: str, queueing_lock: str) -> int | None:
         """The row, waiting or being done, of a task that is given a job's id."""

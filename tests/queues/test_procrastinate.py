@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,7 +19,7 @@ from tests.processes import PATIENCE, ROOT, Children, counted, until
 from tests.queues.on_procrastinate import OnProcrastinate
 from tests.queues.test_conformance import begun, items_of
 from tracedjobs import Runtime
-from tracedjobs.errors import JobConflictError, JobNotFoundError
+from tracedjobs.errors import JobNotFoundError
 from tracedjobs.queues.procrastinate import continuable, queue
 
 if TYPE_CHECKING:
@@ -239,17 +240,48 @@ def test_a_transaction_that_is_taken_back_leaves_no_job(made: Place, tmp_path: P
     assert row_of(made, gone) is None
 
 
-def test_a_number_that_the_store_has_already_is_refused(made: Place, tmp_path: Path) -> None:
-    kind = kind_of(made)
-    first = kind.send(made.app.simple, 1).row
+async def test_a_number_that_the_store_has_from_another_database_is_passed_over(
+    made: Place,
+) -> None:
+    kind, simple = kind_of(made), made.app.simple
+    before = [kind.send(simple, number).row for number in range(9)]
     with psycopg.connect(kind.address) as connection:
         connection.execute("DELETE FROM procrastinate_jobs")
         connection.execute("ALTER SEQUENCE procrastinate_jobs_id_seq RESTART")
-    with pytest.raises(JobConflictError, match=f"has a job {first} already"):
-        kind.send(made.app.simple, 2)
-    assert row_of(made, first) is None
+    rows = simple.batch_defer({"left": 10}, {"left": 11}, {"left": 12})
+    async with made.app.app.open_async():
+        rows += await simple.batch_defer_async({"left": 13})
+    assert not set(before) & set(rows)
+    for left, row in enumerate(rows, 10):
+        assert made.job(str(row)).arguments == {"left": left}
+        assert row_of(made, row).args == {"left": left}
+    with psycopg.connect(kind.address) as connection:
+        assert connection.execute("SELECT count(*) FROM procrastinate_jobs").fetchone() == (4,)
     with pytest.raises(TypeError, match="wrong"):
-        made.app.simple.defer(left=1, wrong=1)
+        simple.defer(left=1, wrong=1)
+
+
+async def test_a_caller_that_is_cancelled_leaves_no_record_without_a_row(
+    made: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, record = made.app.app, made.runtime.store.create
+    came = asyncio.Event()
+
+    def slow(*given: Any) -> bool:
+        loop.call_soon_threadsafe(came.set)
+        time.sleep(0.2)
+        return record(*given)
+
+    monkeypatch.setattr(made.runtime.store, "create", slow)
+    loop = asyncio.get_running_loop()
+    async with app.open_async():
+        deferring = asyncio.create_task(made.app.simple.defer_async(left=1))
+        await came.wait()
+        deferring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await deferring
+    (recorded,) = made.runtime.list()
+    assert row_of(made, recorded.id).status == "todo"
 
 
 def test_a_deleted_row_comes_back_under_its_number(made: Place, tmp_path: Path) -> None:

@@ -175,11 +175,13 @@ class _Continuable(Continuable):
         status = self._of.rows.put_back_now(row, ANY)
         if status in {"cancelled", "aborted"}:
             self.revoked(job.id)
-        elif status is None and job.message is not None:
+        elif status is None:
             args, kwargs = self.arguments_of(job)
             named = dict(zip(list(self.job.signature.parameters)[1:], args, strict=False))
-            kept = values.decode(job.message)
-            self._of.rows.insert(row, self._task.name, {**named, **kwargs}, kept)
+            kept: Any = {} if job.message is None else values.decode(job.message)
+            self._of.rows.insert(
+                row, self._task.name, {**named, **kwargs}, {"queue": self.queue, **kept}
+            )
 
     def _send_plain(self, job: JobRecord) -> None:
         assert self.async_task is not None  # noqa: S101 - made by `queue`

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from procrastinate import PsycopgConnector, SyncPsycopgConnector, exceptions, utils
+from procrastinate import PsycopgConnector, exceptions, utils
 from procrastinate.job_context import AbortReason
-from procrastinate.sync_psycopg_connector import wrap_exceptions
 
 from tracedjobs._core import values
 from tracedjobs._core.records import Status
-from tracedjobs.errors import JobConflictError, StoreError
+from tracedjobs._core.waiting import drive, drive_async
+from tracedjobs.errors import StoreError
 from tracedjobs.queues.base import Continuable, Delivery, keep_unknown, log, stop
+from tracedjobs.queues.procrastinate_deferring import (
+    deferring,
+    transaction,
+    transaction_async,
+    when_committed,
+)
 from tracedjobs.queues.procrastinate_rows import LIVE, PAUSED_UNTIL, Rows, off_loop
 from tracedjobs.queues.recovery import start_recovery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from procrastinate import App, JobContext
     from procrastinate.jobs import Job as Row
@@ -128,20 +133,26 @@ class Adopted:
                     lambda: batch_defer_jobs_async(jobs),
                     lambda: utils.async_to_sync(batch_defer_jobs_async, jobs),
                 )
-            with _transaction(connector) as held:
-                sent = defer(jobs=jobs, connection=held)
+            with transaction(connector) as held:
                 if held is not None:
-                    self._record(sent, alone=True)
-            if held is None:
-                _when_committed(connector, lambda: self._record(sent, alone=False))
+                    return drive(deferring(jobs, defer, held, self._record))[0]
+                sent = defer(jobs=jobs)
+            when_committed(connector, lambda: self._record(sent))
             return sent
 
         async def batch_defer_jobs_async(jobs: list[Row], connection: Any = None) -> list[Row]:
             if connection is not None or not self._are_ours(jobs):
                 return await defer_async(jobs=jobs, connection=connection)
-            async with _transaction_async(self.app.connector) as held:
-                sent = await defer_async(jobs=jobs, connection=held)
-                await off_loop(lambda: self._record(sent, alone=held is not None))
+            late: BaseException | None = None
+            async with transaction_async(self.app.connector) as held:
+                if held is None:
+                    sent = await defer_async(jobs=jobs)
+                    await off_loop(lambda: self._record(sent))
+                else:
+                    flow = deferring(jobs, defer_async, held, self._record)
+                    sent, late = await drive_async(flow)
+            if late is not None:
+                raise late
             return sent
 
         async def defer_periodic_job(job: Row, *args: Any, **options: Any) -> int | None:
@@ -196,24 +207,18 @@ class Adopted:
                 found[0].job.signature.bind(None, **row.task_kwargs)
         return ours
 
-    def _record(self, rows: Sequence[Row], *, alone: bool) -> None:
-        """Record the jobs; `alone` tells that no worker can have seen the rows yet."""
-        for row in rows:
+    def _record(self, rows: Sequence[Row]) -> list[int]:
+        """Record the jobs; the places of those whose number the store has already."""
+        taken = []
+        for place, row in enumerate(rows):
             found = self.of(row)
-            if found is None:
-                continue
-            made, delivery = found
-            if made.publish(delivery, queue=row.queue) is False and alone:
-                msg = (
-                    f"{made.runtime.store.url} has a job {row.id} already, of another database or "
-                    f"from before this one was made anew: Procrastinate numbers its jobs in each "
-                    f"database from 1, so each needs a store of its own."
-                )
-                raise JobConflictError(msg)
+            if found is not None and not found[0].publish(found[1], queue=row.queue):
+                taken.append(place)
+        return taken
 
     def _record_periodic(self, row: Row) -> None:
         try:
-            self._record([row], alone=False)
+            self._record([row])
         except Exception as error:  # noqa: BLE001 - it would end the worker; the job itself tells it
             log.warning("The periodic job %s is recorded when it runs: %s", row.call_string, error)
 
@@ -306,38 +311,6 @@ class Adopted:
 
 
 # -- shared ---
-
-
-@contextmanager
-def _transaction(connector: Any) -> Iterator[Any]:
-    """A connection on which what is deferred is seen by nobody before the end of the block.
-
-    `None` where the connector is one that is not known.
-    """
-    if not isinstance(connector, SyncPsycopgConnector):
-        yield None
-        return
-    with wrap_exceptions(), connector.pool.connection() as held, held.transaction():
-        yield held
-
-
-@asynccontextmanager
-async def _transaction_async(connector: Any) -> AsyncIterator[Any]:
-    """See `_transaction`."""
-    if not isinstance(connector, PsycopgConnector):
-        yield None
-        return
-    with wrap_exceptions():
-        async with connector.pool.connection() as held, held.transaction():
-            yield held
-
-
-def _when_committed(connector: Any, work: Callable[[], None]) -> None:
-    """Now, or at the end of the transaction of Django's that the block is in."""
-    if type(connector).__module__.startswith("procrastinate.contrib.django"):
-        import_module("django.db.transaction").on_commit(work, using=connector.alias)
-    else:
-        work()
 
 
 def _kept(row: Row) -> dict[str, object]:

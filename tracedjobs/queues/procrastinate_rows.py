@@ -146,12 +146,15 @@ class Rows:
             return int(found["id"])
         return None
 
-    def insert(self, row: int, task: str, args: Mapping[str, object], kept: Any) -> None:
+    def insert(
+        self, row: int, task: str, args: Mapping[str, object], kept: Mapping[str, object]
+    ) -> None:
         """Make a row again that was deleted, under its number."""
         if not self.known:
             msg = f"the row {row} is gone, and this version has no way to make it again"
             raise LookupError(msg)
-        self._all(INSERT, row=row, task=task, args=dict(args), **kept)
+        unset = {"priority": 0, "lock": None, "queueing_lock": None}
+        self._all(INSERT, row=row, task=task, args=dict(args), **{**unset, **kept})
 
     def put_back_now(self, row: int, from_: Sequence[str]) -> str | None:
         """See `put_back`."""

@@ -245,7 +245,7 @@ class _Continuable(Continuable):
             case Again(delay, reason):
                 raise Back(self, delivery.job_id, delay, reason)
             case Over("paused" | "duplicate" | "lease_lost" as reason):
-                # Should it come to a plain retry, not at once: the job runs elsewhere.
+                # Should it come to a plain retry, not at once: the job runs elsewhere, or waits.
                 raise Back(self, delivery.job_id, 30.0, reason)
             case Over(reason):
                 msg = f"the job {delivery.job_id} is {reason}"

@@ -55,8 +55,7 @@ class Back(Exception):  # noqa: N818 - no error, but what makes a worker put a r
         self.job_id = job_id
         self.reason = reason
         self.elsewhere = reason in {"duplicate", "lease_lost"}
-        paused = reason == "paused"
-        self.at = PAUSED_UNTIL if paused else utils.utcnow() + timedelta(seconds=delay)
+        self.at = utils.utcnow() + timedelta(seconds=delay)
 
 
 class Dropped(exceptions.JobAborted):
@@ -173,16 +172,26 @@ class Adopted:
             if job.task_name not in self.app.tasks:
                 await off_loop(lambda: _keep(job))
 
-        def cancel_job_by_id(job_id: int, *args: Any, **options: Any) -> bool:
+        def cancel_job_by_id(
+            job_id: int, *flags: bool, connection: Any = None, **options: Any
+        ) -> bool:
+            if connection is not None:  # it may be taken back
+                return cancel(job_id, *flags, **{**options, "connection": connection})
             before = manager.list_jobs(id=job_id)
-            done = cancel(job_id, *args, **options)
-            self._cancelled(before if done else ())
+            done = cancel(job_id, *flags, **options)
+            if done:
+                when_committed(self.app.connector, lambda: self._cancelled(before))
             return done
 
-        async def cancel_job_by_id_async(job_id: int, *args: Any, **options: Any) -> bool:
+        async def cancel_job_by_id_async(
+            job_id: int, *flags: bool, connection: Any = None, **options: Any
+        ) -> bool:
+            if connection is not None:
+                return await cancel_async(job_id, *flags, **{**options, "connection": connection})
             before = list(await manager.list_jobs_async(id=job_id))
-            done = await cancel_async(job_id, *args, **options)
-            await off_loop(lambda: self._cancelled(before if done else ()))
+            done = await cancel_async(job_id, *flags, **options)
+            if done:
+                await off_loop(lambda: self._cancelled(before))
             return done
 
         for wrapper in (
@@ -231,10 +240,11 @@ class Adopted:
 
     def _put_back(self, row: Row, back: Back) -> None:
         assert row.id is not None  # noqa: S101 - it was fetched
-        status = self.rows.put_back(row.id, back.at, LIVE)
+        paused = back.reason == "paused"
+        status = self.rows.put_back(row.id, PAUSED_UNTIL if paused else back.at, LIVE)
         if status == "aborted":
             back.made.revoked(back.job_id)
-        elif back.reason == "paused" and not _is_paused(back):
+        elif paused and not _is_paused(back):
             self.rows.put_back_now(row.id, ("todo",))  # it was resumed before it was put away
 
     # -- the worker ---

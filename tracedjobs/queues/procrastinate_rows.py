@@ -8,6 +8,7 @@ table as it was tried; where it is not known, `retry_job` has to do.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import wait
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -28,8 +29,8 @@ __all__ = ["ANY", "LIVE", "PAUSED_UNTIL", "Rows", "off_loop"]
 
 T = TypeVar("T")
 MAJORS: Final = (3,)
-PATIENCE: Final = 20.0
-"""Seconds to wait for an answer by way of another thread's event loop."""
+PATIENCE: Final = 1.0
+"""Seconds until it is seen that the event loop which was to answer runs no more."""
 PAUSED_UNTIL: Final = datetime(9000, 1, 1, tzinfo=UTC)
 """When a paused job's row is scheduled. Not `infinity`, which psycopg cannot read as a date."""
 LIVE: Final = ("todo", "doing")
@@ -103,10 +104,9 @@ class Rows:
         loop = self._loop
         if loop is not None and loop.is_running() and not _in_a_loop():
             asked = asyncio.run_coroutine_threadsafe(coroutine(), loop)
-            try:
-                return asked.result(PATIENCE)
-            finally:
-                asked.cancel()
+            while loop.is_running() and not asked.done():
+                wait([asked], timeout=PATIENCE)
+            return asked.result(timeout=0)
         try:
             return plain()
         except exceptions.AppNotOpen:

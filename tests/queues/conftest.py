@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.postgres import postgres_for_tests
 from tests.queues.harness import Kind, Place
 from tests.queues.on_celery import OnCelery
 from tests.queues.on_huey import OnHuey
+from tests.queues.on_procrastinate import OnProcrastinate, database, template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ KINDS: Final = (
     "celery prefork",
     "celery threads",
     "celery solo",
+    "procrastinate threads",
 )
 
 
@@ -44,14 +47,19 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     queue, workers = name.split(" ")
     if queue == "huey":
         return OnHuey(workers)
+    if queue == "procrastinate":
+        kind: OnProcrastinate = request.getfixturevalue("procrastinate")
+        return kind
     server = request.getfixturevalue("redis_server")
     return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, place_of: Callable[[Kind], Place]) -> Place:
+def place(request: pytest.FixtureRequest) -> Place:
     """An application on each queue in turn."""
-    return place_of(kind_of(request.param, request))
+    kind = kind_of(request.param, request)  # before its workers, so that it is there until they end
+    place: Place = request.getfixturevalue("place_of")(kind)
+    return place
 
 
 @pytest.fixture
@@ -60,3 +68,24 @@ def celery_on_redis(request: pytest.FixtureRequest) -> OnCelery:
     kind = kind_of("celery prefork", request)
     assert isinstance(kind, OnCelery)
     return kind
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL that the session shares."""
+    yield from postgres_for_tests()
+
+
+@pytest.fixture(scope="session")
+def procrastinate_schema(postgres: str) -> str:
+    """The address of a database that is copied for each test."""
+    return template(postgres)
+
+
+@pytest.fixture
+def procrastinate(postgres: str, procrastinate_schema: str) -> Iterator[OnProcrastinate]:
+    """Procrastinate on a database of the test's own."""
+    with database(postgres, procrastinate_schema) as address:
+        made = OnProcrastinate(address)
+        yield made
+        made.close()

@@ -23,15 +23,22 @@ HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
 WORKERS: Final = {
     "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
+    "procrastinate": ["procrastinate", "--app=tasks.app", "worker", "-c", "2"],
 }
-SEND: Final = (
-    "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').id)"
-)
+SEND: Final = "from tasks import app, import_flights as task; {}"
+SENDS: Final = {
+    "celery": "print(task.delay('flights.csv', 'flights.db').id)",
+    "huey": "print(task('flights.csv', 'flights.db').id)",
+    "procrastinate": (
+        "app.open(); app.schema_manager.apply_schema(); "
+        "print(task.defer(csv_path='flights.csv', database='flights.db')); app.close()"
+    ),
+}
 
 
 @pytest.mark.parametrize("queue", sorted(WORKERS))
 def test_the_example_imports_every_flight(
-    queue: str, tmp_path: Path, redis_server: RedisServer
+    queue: str, tmp_path: Path, redis_server: RedisServer, request: pytest.FixtureRequest
 ) -> None:
     folder = tmp_path / "example"
     shutil.copytree(Path(ROOT) / "examples" / queue, folder)
@@ -43,9 +50,10 @@ def test_the_example_imports_every_flight(
         "CELERY_BROKER_URL": broker,
         "CELERY_RESULT_BACKEND": broker,
     }
-    send = SEND.format(".delay" if queue == "celery" else "")
+    if queue == "procrastinate":
+        env["DATABASE_URL"] = request.getfixturevalue("postgres")
     job_id = subprocess.run(
-        [sys.executable, "-c", send],
+        [sys.executable, "-c", SEND.format(SENDS[queue])],
         cwd=folder,
         env=env,
         check=True,

@@ -281,7 +281,9 @@ def _freed(*, lost: bool) -> Columns:
 
 
 def _idle(head: JobRecord) -> Status:
-    return Status.PENDING if head.run == 0 else Status.INTERRUPTED
+    # A queue may have dropped the message of one that was paused before its first run, and a
+    # pending job is nobody's to send.
+    return Status.PENDING if head.run == 0 and head.queue is None else Status.INTERRUPTED
 
 
 def _rewound(

@@ -39,6 +39,11 @@ class StopFlag:
         for run in saver.runs():
             run.request_stop("stopping")
 
+    def clear(self) -> None:
+        """Forget it: another worker begins in this process, which is not about to end."""
+        self.came = False
+        self.came_at = None
+
 
 class StopSignals:
     """A context manager that watches for signals; `seen` is the first that came, or `None`.

@@ -164,23 +164,25 @@ class Continuable(ABC):
 
     # -- when a message is published ---
 
-    def publish(self, delivery: Delivery, *, queue: str | None = None) -> None:
-        """Record the job that a message is about to be sent for.
+    def publish(self, delivery: Delivery, *, queue: str | None = None) -> bool:
+        """Record the job that a message is about to be sent for; `False` if its id is taken.
 
         Raises what `Runtime.submit` raises for arguments. While the store is away the message is
         sent all the same, and the job recorded when it arrives.
         """
         if self.job is None:
-            return  # recorded by who submitted it
+            return True  # recorded by who submitted it
         runtime = self.runtime
         try:
-            runtime.record(self._new_record(runtime, delivery, queue), self.job.options.trace)
+            record = self._new_record(runtime, delivery, queue)
+            return runtime.record(record, self.job.options.trace)
         except StoreUnavailableError as error:
             log.warning(
                 "The job %s is sent without a record, which is written when it arrives: %s",
                 delivery.job_id,
                 error,
             )
+            return True
 
     async def publish_async(self, delivery: Delivery, *, queue: str | None = None) -> None:
         """See `publish`; the event loop goes on meanwhile."""

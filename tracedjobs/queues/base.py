@@ -122,6 +122,9 @@ class Continuable(ABC):
     """The kind of queue and the name of its application: who has it imported can send its jobs."""
     own_exceptions: ClassVar[tuple[type[BaseException], ...]] = ()
     """What a function of that queue may raise to say something to it: passed on as it is."""
+    own_limits: ClassVar[tuple[type[BaseException], ...]] = ()
+    """What that queue raises in a function that takes too long, though it is no `Exception`: an
+    error of the job as any other."""
 
     def __init__(self, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
         self.job = job
@@ -242,6 +245,7 @@ class Continuable(ABC):
                 lease_ttl=runtime.lease_ttl,
                 stopping=runtime.stopping,
                 signals=stop,
+                errors=(Exception, *self.own_limits),
             )
         except LeaseLostError as error:
             log.warning("%s", error)

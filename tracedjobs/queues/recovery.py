@@ -57,6 +57,7 @@ def _look(family: str) -> None:
             except Exception:  # noqa: BLE001 - a defect of ours must not end it
                 log.exception("The recovery of lost jobs was stopped short; it goes on.")
         never.wait(EVERY)
+    _started.discard(family)  # for a worker that begins later in this process
 
 
 def _runtimes(family: str) -> list[Runtime]:

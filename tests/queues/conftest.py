@@ -67,7 +67,7 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     workers, _, broker = workers.partition("-")
     rabbit = on_rabbit(request) if broker else None
     server = request.getfixturevalue("redis_server")
-    made = {"celery": OnCelery, "dramatiq": OnDramatiq}[queue]
+    made = OnCelery if queue == "celery" else OnDramatiq
     return made(workers, server.url, f"tj{os.urandom(4).hex()}", rabbit)
 
 

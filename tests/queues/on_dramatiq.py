@@ -20,7 +20,8 @@ import functools
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.middleware import AsyncIO
+from dramatiq.middleware import AsyncIO, GroupCallbacks
+from dramatiq.rate_limits.backends import RedisBackend as Counters
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
@@ -29,6 +30,7 @@ app.add_middleware(AsyncIO())
 # The client of Redis gives up after 5 s, also where it is told to wait for longer.
 results = RedisBackend(url={redis!r} + "?socket_timeout=60", namespace={prefix!r} + "-results")
 app.add_middleware(Results(backend=results, store_results=True))
+app.add_middleware(GroupCallbacks(Counters(url={redis!r})))
 dramatiq.set_broker(app)
 # Dramatiq's actors name their queue, not its broker, and are tried 20 times unless they say no.
 continuable = functools.partial(continuable, queue_name="imports", max_retries=0)

@@ -83,6 +83,8 @@ class Done:
     """The job is completed, by this run or one before: give `result` to the queue."""
 
     result: object
+    before: bool = False
+    """Whether it was so when the message came, which may be a copy of one that is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +287,7 @@ class Continuable(ABC):
                 "The job %s is tried again in %.0f s: %s", job_id, UNKNOWN, error
             )
             return Again(UNKNOWN, "unknown")
-        return Done(taken.result) if isinstance(taken, Outcome) else (taken, job)
+        return Done(taken.result, before=True) if isinstance(taken, Outcome) else (taken, job)
 
     def _recorded(self, runtime: Runtime, delivery: Delivery) -> Flow[Stored]:
         assert self.job is not None  # noqa: S101 - checked by who calls

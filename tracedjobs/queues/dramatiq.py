@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
+from tracedjobs._core.records import Change, Status
 from tracedjobs.errors import MissingExtraError, ResumeLimitError
 from tracedjobs.queues.base import (
     Again,
@@ -22,6 +25,7 @@ from tracedjobs.queues.base import (
     Over,
     Verdict,
     decorator,
+    log,
     missing,
     stop,
 )
@@ -40,12 +44,12 @@ try:
         TimeLimitExceeded,
     )
 
-    from tracedjobs.queues.dramatiq_worker import Received, Watch, received, silently
+    from tracedjobs.queues.dramatiq_worker import Answering, Received, Watch, received, silently
 except ImportError as error:
     raise MissingExtraError(missing("dramatiq", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dramatiq import Broker
     from dramatiq.broker import MessageProxy
@@ -58,6 +62,10 @@ __all__ = ["continuable", "queue"]
 
 OF_THE_MOMENT: Final = frozenset({"eta", "redis_message_id", "requeue_timestamp", "traceback"})
 """Options of a message that are not the same when it is sent again."""
+FOLLOWED: Final = ("pipe_target", "on_success", "group_completion_callbacks")
+"""Options of a message, or of its actor, for which its end sends other messages."""
+ANSWERED: Final = "tracedjobs_answered"
+"""In what is kept of a message: the run whose end has sent them."""
 THEIR_LIMIT: Final = 600_000
 """Milliseconds after which Dramatiq ends an actor for which nobody has set a limit."""
 SOON: Final = 1.0
@@ -97,7 +105,7 @@ def queue(app: Broker, *, runtime: Runtime | None = None, **options: Any) -> Con
     return made
 
 
-class _Continuable(Continuable):
+class _Continuable(Answering):
     own_exceptions = (Retry, RateLimitExceeded)
     own_limits = (TimeLimitExceeded,)
 
@@ -138,6 +146,7 @@ class _Continuable(Continuable):
         message: Message[Any] = Message(
             job.queue or self.queue, name, args, kwargs, dict(kept), message_id=job.id
         )
+        message.options.pop(ANSWERED, None)
         with silently():
             self.app.enqueue(message)
 
@@ -149,32 +158,46 @@ class _Continuable(Continuable):
 
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Verdict:
         """A run of the job, for the message that this worker's thread is at."""
-        found = received.get()
-        if found is None:
+        message = _delivered.get()
+        if message is None:
             return Done(self.run_here(args, kwargs))
-        return self.deliver(self._delivery(found.message))
+        return self.deliver(self._delivery(message))
 
     async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Verdict:
-        found = received.get()
-        if found is None:
+        message = _delivered.get()
+        if message is None:
             return Done(await self.run_here_async(args, kwargs))
-        return await self.deliver_async(self._delivery(found.message))
+        return await self.deliver_async(self._delivery(message))
+
+    def answered(self, message: MessageProxy) -> None:
+        """What follows the job was sent on its way: a copy that comes later is not to do it too."""
+        if not self._has_more(message):
+            return
+        stored = self.runtime.store.load(message.message_id)
+        if stored is not None and stored.job.status is Status.COMPLETED:
+            head = stored.job
+            kept: Any = {} if head.message is None else values.decode(head.message)
+            text = values.encode({**kept, ANSWERED: head.run}, path="message")
+            self.runtime.store.change(Change(head.id, head.revision, {"message": text}))
 
     def _perform(
         self, call: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> object:
         """What the actor does: the verdict in Dramatiq's words."""
         found = received.get()
-        if found is None:
-            return call(*args, **kwargs).result
+        if found is None or found.begun or found.message.actor_name != self._actor.actor_name:
+            # Called as it is, perhaps by another actor's function.
+            with _at(None):
+                return call(*args, **kwargs).result
+        found.begun = True
         if stop.came:
             # Its threads take messages for up to a second more, among them those of their own jobs.
-            verdict: Verdict = Again(max(SOON, self._delay), "stopping")
-        else:
+            return self._answer(found, Again(max(SOON, self._delay), "stopping"))
+        with _at(found.message):
             try:
-                verdict = call(*args, **kwargs)
+                verdict: Verdict = call(*args, **kwargs)
             except ResumeLimitError:
-                found.message.options["throws"] = ResumeLimitError  # no retry would do better
+                found.message.options["max_retries"] = 0  # none would do better
                 raise
             except Interrupt as error:
                 if not (isinstance(error, Shutdown) or self._is_async):
@@ -186,8 +209,15 @@ class _Continuable(Continuable):
     def _answer(self, found: Received, verdict: Verdict) -> object:
         message = found.message
         match verdict:
-            case Done(result):
-                return result
+            case Done(result, before):
+                if not (before and self._was_answered(message)):
+                    found.done = True
+                    return result
+                log.info(
+                    "The job %s was answered already; the copy of its message is dropped.",
+                    message.message_id,
+                )
+                reason = "answered"
             case Again(delay, reason):
                 # Not Dramatiq's Retry, which takes one. Its age begins anew: it waits from now on.
                 again = message.copy(message_timestamp=current_millis())
@@ -202,6 +232,19 @@ class _Continuable(Continuable):
         found.skipped = True
         raise SkipMessage(f"the job {message.message_id} is {reason}")
 
+    def _has_more(self, message: MessageProxy) -> bool:
+        """Whether more comes of its end than a result: a message to others."""
+        return any(message.options.get(key) for key in FOLLOWED) or any(
+            self._actor.options.get(key) for key in FOLLOWED
+        )
+
+    def _was_answered(self, message: MessageProxy) -> bool:
+        stored = self.runtime.store.load(message.message_id) if self._has_more(message) else None
+        if stored is None or stored.job.message is None:
+            return False
+        kept: Any = values.decode(stored.job.message)
+        return bool(kept.get(ANSWERED) == stored.job.run)
+
     @property
     def _is_async(self) -> bool:
         return self.job is not None and self.job.is_async
@@ -214,6 +257,21 @@ class _Continuable(Continuable):
         return Delivery(
             message.message_id, message.args, message.kwargs, lambda: _kept(message.options)
         )
+
+
+_delivered: Final[ContextVar[MessageProxy | None]] = ContextVar(
+    "tracedjobs_dramatiq_delivered", default=None
+)
+"""The message that an actor is performed for; of one that is called as it is, there is none."""
+
+
+@contextmanager
+def _at(message: MessageProxy | None) -> Iterator[None]:
+    token = _delivered.set(message)
+    try:
+        yield
+    finally:
+        _delivered.reset(token)
 
 
 def _kept(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import threading
+from abc import abstractmethod
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from dramatiq.middleware import Middleware
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.queues.base import Continuable, check_version, keep_unknown, stop
+from tracedjobs.errors import StoreError
+from tracedjobs.queues.base import Continuable, check_version, keep_unknown, log, stop
 from tracedjobs.queues.recovery import start_recovery
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from dramatiq.broker import MessageProxy
     from dramatiq.message import Message
 
-__all__ = ["Received", "Watch", "received", "silently"]
+__all__ = ["Answering", "Received", "Watch", "received", "silently"]
 
 MAJORS: Final = (2,)
 THE_SAME: Final = 1.0
@@ -41,6 +43,10 @@ class Received:
     """The message that a worker's thread is at."""
 
     message: MessageProxy
+    begun: bool = False
+    """Whether its actor was called; what that calls itself has no message."""
+    done: bool = False
+    """Whether its job is completed, and its result goes to Dramatiq."""
     skipped: bool = False
     """Whether it was skipped by us, and so not thrown away by another middleware."""
 
@@ -60,11 +66,19 @@ def silently() -> Iterator[None]:
         _quiet.reset(token)
 
 
+class Answering(Continuable):
+    """A continuable that wants to know when its messages are done with."""
+
+    @abstractmethod
+    def answered(self, message: MessageProxy) -> None:
+        """Its job is completed, and Dramatiq is done with it but for the acknowledgement."""
+
+
 class Watch(Middleware):
     """See the module."""
 
     def __init__(self) -> None:
-        self.continuables: dict[str, Continuable] = {}
+        self.continuables: dict[str, Answering] = {}
         """By the name of their actor."""
 
     def is_new(self, message: Message[Any]) -> bool:
@@ -105,20 +119,35 @@ class Watch(Middleware):
         """A thread of the worker begins with it."""
         received.set(Received(message))
 
-    def after_process_message(self, *_message: object, **_outcome: object) -> None:
-        """It is done with it."""
-        received.set(None)
-
     def after_skip_message(self, _broker: Broker, message: MessageProxy) -> None:
         """Cancel the job of a message that a middleware threw away, such as `AgeLimit`."""
         found = received.get()
-        received.set(None)
         made = self.continuables.get(message.actor_name)
         if made is not None and (found is None or not found.skipped):
             made.revoked(message.message_id)
 
+    def before_ack(self, _broker: Broker, message: MessageProxy) -> None:
+        """All that Dramatiq does at the end of a message is done."""
+        found = received.get()
+        made = self.continuables.get(message.actor_name)
+        if made is None or found is None or not found.done:
+            return
+        try:
+            made.answered(message)
+        except StoreError as error:
+            log.warning(
+                "What follows the job %s is sent once more if a copy of its message comes: %s",
+                message.message_id,
+                error,
+            )
+
+    def after_ack(self, *_message: object) -> None:
+        """The thread has let go of it."""
+        received.set(None)
+
     def after_nack(self, broker: Broker, message: MessageProxy) -> None:
         """Keep the job of a message whose actor nobody knows, as after a deploy rolled back."""
+        received.set(None)
         if message.actor_name not in broker.actors:
             keep_unknown("dramatiq", message.message_id, message.actor_name)
 

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
 WORKERS: Final = {
     "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
+    "dramatiq": ["dramatiq", "tasks:app", "--processes", "2", "--threads", "1"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
 }
 SEND: Final = (
-    "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').id)"
+    "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').{})"
 )
+CALLS: Final = {
+    # how a message is sent, and what its handle calls its id
+    "celery": (".delay", "id"),
+    "dramatiq": (".send", "message_id"),
+    "huey": ("", "id"),
+}
 
 
 @pytest.mark.parametrize("queue", sorted(WORKERS))
@@ -42,8 +49,9 @@ def test_the_example_imports_every_flight(
         "PYTHONPATH": f"{ROOT}:{folder}",
         "CELERY_BROKER_URL": broker,
         "CELERY_RESULT_BACKEND": broker,
+        "REDIS_URL": broker,
     }
-    send = SEND.format(".delay" if queue == "celery" else "")
+    send = SEND.format(*CALLS[queue])
     job_id = subprocess.run(
         [sys.executable, "-c", send],
         cwd=folder,

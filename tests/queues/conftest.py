@@ -26,7 +26,7 @@ KINDS: Final = (
     "celery prefork-rabbitmq",
     "dramatiq processes",
     "dramatiq threads",
-    "dramatiq processes-rabbitmq",
+    "dramatiq threads-rabbitmq",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ class OnCelery:
     def command(self, module: str) -> list[str]:
         celery = [sys.executable, "-m", "celery", "-A", f"{module}:app", "worker"]
         quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-        return [*celery, "-P", self.pool, "-c", "2", "-l", "info", *quiet]
+        name = f"w{os.urandom(3).hex()}@%h"  # RabbitMQ lets no two have the same
+        return [*celery, "-P", self.pool, "-c", "2", "-n", name, "-l", "info", *quiet]
 
     def send(self, task: Any, *args: object, **kwargs: object) -> Any:
         return task.delay(*args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import dramatiq
@@ -78,6 +79,10 @@ def begun(place: Place, path: Path, least: int = 20) -> None:
 
 def items_of(place: Place, path: Path) -> list[int]:
     return [item for _, item in place.lines(path)]
+
+
+def names_of_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
 
 
 def test_what_follows_a_job_is_sent_once_though_a_killed_workers_message_comes_back(
@@ -181,6 +186,7 @@ def test_workers_in_the_applications_own_process_begin_and_end_as_in_its_tests()
                 broker.join("default", timeout=10_000)
                 worker.stop()
                 assert runtime.get(sent.message_id).status == "completed"
+            until(lambda: "tracedjobs-recovery" not in names_of_threads(), "its thread has ended")
         finally:
             stop.clear()
         assert answers == [1, 2]

@@ -10,8 +10,10 @@ import pytest
 from tests.postgres import postgres_for_tests
 from tests.queues.harness import Kind, Place
 from tests.queues.on_celery import OnCelery
+from tests.queues.on_dramatiq import OnDramatiq
 from tests.queues.on_huey import OnHuey
 from tests.queues.on_procrastinate import OnProcrastinate, database, template
+from tests.rabbit import INSTALLING, RabbitServer, rabbit_for_tests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +26,25 @@ KINDS: Final = (
     "celery threads",
     "celery solo",
     "procrastinate threads",
+    "celery prefork-rabbitmq",
+    "dramatiq processes",
+    "dramatiq threads",
+    "dramatiq threads-rabbitmq",
 )
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A node that the tests share, one at a time."""
+    yield from rabbit_for_tests()
+
+
+def on_rabbit(request: pytest.FixtureRequest) -> str:
+    """The address of a broker that has no messages."""
+    server = request.getfixturevalue("rabbit_server")
+    assert isinstance(server, RabbitServer)
+    server.forget("imports", "imports.DQ", "imports.XQ")
+    return server.url
 
 
 @pytest.fixture
@@ -50,11 +70,22 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if queue == "procrastinate":
         kind: OnProcrastinate = request.getfixturevalue("procrastinate")
         return kind
+    workers, _, broker = workers.partition("-")
+    rabbit = on_rabbit(request) if broker else None
     server = request.getfixturevalue("redis_server")
-    return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
+    made = OnCelery if queue == "celery" else OnDramatiq
+    return made(workers, server.url, f"tj{os.urandom(4).hex()}", rabbit)
 
 
-@pytest.fixture(params=KINDS)
+SERVER_MAY_BE_INSTALLED: Final = pytest.mark.timeout(INSTALLING)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=SERVER_MAY_BE_INSTALLED if name.endswith("rabbitmq") else ())
+        for name in KINDS
+    ]
+)
 def place(request: pytest.FixtureRequest) -> Place:
     """An application on each queue in turn."""
     kind = kind_of(request.param, request)  # before its workers, so that it is there until they end

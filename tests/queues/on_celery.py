@@ -1,7 +1,8 @@
-"""Celery for the conformance suite: a Redis broker, and its pools."""
+"""Celery for the conformance suite: Redis and RabbitMQ brokers, and its pools."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ __all__ = ["OnCelery"]
 
 @dataclass
 class OnCelery:
-    """See `harness.Kind`."""
+    """See `harness.Kind`. Results are in Redis, the messages too unless `rabbit` is a broker."""
 
     pool: str
     redis: str
     prefix: str
+    rabbit: str | None = None
     visibility: int = 3600
     module: str = "celery"
     retries: str = "autoretry_for=(ValueError,), default_retry_delay=0, max_retries=2"
@@ -28,15 +30,17 @@ class OnCelery:
     more: str = ""
 
     def app(self, folder: Path) -> str:
-        options = {
+        redis = {
             "global_keyprefix": self.prefix,
             "visibility_timeout": self.visibility,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
         }
+        options = redis if self.rabbit is None else {}
         return (
             "from celery import Celery\n"
-            f"app = Celery('imports', broker={self.redis!r}, backend={self.redis!r})\n"
+            f"app = Celery('imports', broker={self.rabbit or self.redis!r}, "
+            f"backend={self.redis!r})\n"
             "app.conf.update(task_default_queue='imports', task_acks_late=True, "
             "task_reject_on_worker_lost=True, worker_prefetch_multiplier=1, "
             f"broker_transport_options={options!r}, "
@@ -46,7 +50,8 @@ class OnCelery:
     def command(self, module: str) -> list[str]:
         celery = [sys.executable, "-m", "celery", "-A", f"{module}:app", "worker"]
         quiet = ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-        return [*celery, "-P", self.pool, "-c", "2", "-l", "info", *quiet]
+        name = f"w{os.urandom(3).hex()}@%h"  # RabbitMQ lets no two have the same
+        return [*celery, "-P", self.pool, "-c", "2", "-n", name, "-l", "info", *quiet]
 
     def send(self, task: Any, *args: object, **kwargs: object) -> Any:
         return task.delay(*args, **kwargs)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
 WORKERS: Final = {
     "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
+    "dramatiq": ["dramatiq", "tasks:app", "--processes", "2", "--threads", "1"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
     "procrastinate": ["procrastinate", "--app=tasks.app", "worker", "-c", "2"],
 }
 SEND: Final = "from tasks import app, import_flights as task; {}"
 SENDS: Final = {
     "celery": "print(task.delay('flights.csv', 'flights.db').id)",
+    "dramatiq": "print(task.send('flights.csv', 'flights.db').message_id)",
     "huey": "print(task('flights.csv', 'flights.db').id)",
     "procrastinate": (
         "app.open(); app.schema_manager.apply_schema(); "
@@ -49,6 +51,7 @@ def test_the_example_imports_every_flight(
         "PYTHONPATH": f"{ROOT}:{folder}",
         "CELERY_BROKER_URL": broker,
         "CELERY_RESULT_BACKEND": broker,
+        "REDIS_URL": broker,
     }
     if queue == "procrastinate":
         env["DATABASE_URL"] = request.getfixturevalue("postgres")

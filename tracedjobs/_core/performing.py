@@ -77,8 +77,12 @@ def perform_taken(
     lease_ttl: float,
     stopping: Sequence[Stopping],
     signals: Stop | None,
+    errors: tuple[type[BaseException], ...] = (Exception,),
 ) -> Flow[Outcome]:
-    """The run of a job whose lease was taken: what is raised here is the job's, no refusal."""
+    """The run of a job whose lease was taken: what is raised here is the job's, no refusal.
+
+    `errors` is what counts as an error of the job; all else that is raised ends the process too.
+    """
     run = Run(
         store=store,
         stored=taken.stored,
@@ -98,7 +102,7 @@ def perform_taken(
         wish = taken.stored.job.wish
         if wish is not None:
             run.request_stop(WISHES[wish])  # the run before was killed before it saw it
-        ending = yield from _call(run, job)
+        ending = yield from _call(run, job, errors)
         if isinstance(run.current, Loop):
             yield from run.current.abandon()
         outcome = yield from finish(run, ending)
@@ -150,7 +154,7 @@ def _leave(run: Run) -> None:
 saver.release = release
 
 
-def _call(run: Run, job: Job[..., Any]) -> Flow[Ending]:
+def _call(run: Run, job: Job[..., Any], errors: tuple[type[BaseException], ...]) -> Flow[Ending]:
     try:
         args, kwargs = bound_arguments(job, run.record)
         run.ctx = ctx = typed_context(run)
@@ -158,7 +162,7 @@ def _call(run: Run, job: Job[..., Any]) -> Flow[Ending]:
         value = yield Call(lambda: job.fn(ctx, *args, **kwargs))
         return _judge_return(run, value)
     except BaseException as error:
-        return _judge_error(run, job, error)
+        return _judge_error(run, job, error, errors)
 
 
 def bound_arguments(job: Job[..., Any], head: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -205,7 +209,9 @@ def _judge_return(run: Run, value: object) -> Ending:
     return Ending(Status.COMPLETED, result=values.encode(value, path="result"), value=value)
 
 
-def _judge_error(run: Run, job: Job[..., Any], error: BaseException) -> Ending:
+def _judge_error(
+    run: Run, job: Job[..., Any], error: BaseException, errors: tuple[type[BaseException], ...]
+) -> Ending:
     swallowed = run.raised
     interrupt = error if isinstance(error, Interrupt) else swallowed
     if isinstance(interrupt, LeaseLost) or run.lost is not None:
@@ -218,7 +224,7 @@ def _judge_error(run: Run, job: Job[..., Any], error: BaseException) -> Ending:
         if isinstance(error, (Exception, Interrupt, BaseExceptionGroup)):
             return ending
         return replace(ending, raises=error)
-    if not isinstance(error, Exception):
+    if not isinstance(error, errors):
         return Ending(Status.INTERRUPTED, type(error).__name__, error=error, raises=error)
     resumable = not isinstance(error, TracedJobsError) or isinstance(error, StoreError)
     if resumable and run.advanced and job.options.resume_errors_after_advancing:

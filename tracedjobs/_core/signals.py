@@ -23,7 +23,7 @@ Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | No
 
 
 class StopFlag:
-    """A stop of which a queue's worker was told: it holds for the rest of the process."""
+    """A stop of which a queue's worker was told: it holds for the rest of that worker's life."""
 
     def __init__(self) -> None:
         """Not come yet."""

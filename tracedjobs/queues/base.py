@@ -83,6 +83,8 @@ class Done:
     """The job is completed, by this run or one before: give `result` to the queue."""
 
     result: object
+    before: bool = False
+    """Whether it was so when the message came, which may be a copy of one that is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ class Continuable(ABC):
     """The kind of queue and the name of its application: who has it imported can send its jobs."""
     own_exceptions: ClassVar[tuple[type[BaseException], ...]] = ()
     """What a function of that queue may raise to say something to it: passed on as it is."""
+    own_limits: ClassVar[tuple[type[BaseException], ...]] = ()
+    """What that queue raises in a function that takes too long, though it is no `Exception`: an
+    error of the job as any other."""
 
     def __init__(self, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
         self.job = job
@@ -244,6 +249,7 @@ class Continuable(ABC):
                 lease_ttl=runtime.lease_ttl,
                 stopping=runtime.stopping,
                 signals=stop,
+                errors=(Exception, *self.own_limits),
             )
         except LeaseLostError as error:
             log.warning("%s", error)
@@ -283,7 +289,7 @@ class Continuable(ABC):
                 "The job %s is tried again in %.0f s: %s", job_id, UNKNOWN, error
             )
             return Again(UNKNOWN, "unknown")
-        return Done(taken.result) if isinstance(taken, Outcome) else (taken, job)
+        return Done(taken.result, before=True) if isinstance(taken, Outcome) else (taken, job)
 
     def _recorded(self, runtime: Runtime, delivery: Delivery) -> Flow[Stored]:
         assert self.job is not None  # noqa: S101 - checked by who calls

@@ -10,6 +10,7 @@ import pytest
 from tests.queues.harness import Kind, Place
 from tests.queues.on_celery import OnCelery
 from tests.queues.on_huey import OnHuey
+from tests.queues.on_rq import OnRQ, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ KINDS: Final = (
     "celery prefork",
     "celery threads",
     "celery solo",
+    "rq fork",
+    "rq spawn",
+    "rq simple",
 )
 
 
@@ -45,6 +49,8 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if queue == "huey":
         return OnHuey(workers)
     server = request.getfixturevalue("redis_server")
+    if queue == "rq":
+        return OnRQ(workers, empty_database(server.url))
     return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
 
 
@@ -59,4 +65,12 @@ def celery_on_redis(request: pytest.FixtureRequest) -> OnCelery:
     """Celery's prefork pool on a broker of the test's own."""
     kind = kind_of("celery prefork", request)
     assert isinstance(kind, OnCelery)
+    return kind
+
+
+@pytest.fixture
+def rq_on_redis(request: pytest.FixtureRequest) -> OnRQ:
+    """RQ's forking worker on a database of the test's own."""
+    kind = kind_of("rq fork", request)
+    assert isinstance(kind, OnRQ)
     return kind

@@ -1,0 +1,437 @@
+"""Continuable tasks of RQ: `from tracedjobs.queues.rq import continuable`.
+
+A job goes on as an RQ job of the same id, at no cost of retries; a worker's stop reaches it through
+Redis, see `rq_worker`; what a kill leaves behind `recover` enqueues again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final
+
+from tracedjobs._core import values
+from tracedjobs.errors import MissingExtraError, StoreError, TracedJobsError
+from tracedjobs.queues.base import (
+    Again,
+    Continuable,
+    Delivery,
+    Done,
+    Over,
+    Verdict,
+    check_version,
+    decorator,
+    log,
+    missing,
+)
+
+try:
+    from rq import Queue, Retry, get_current_job
+    from rq.decorators import job as job_decorator
+    from rq.exceptions import DeserializationError, NoSuchJobError
+    from rq.job import Job as Message
+    from rq.job import JobStatus
+
+    from tracedjobs.queues.rq_worker import FAMILY, PutBack, at_work, teach_workers
+except ImportError as error:
+    raise MissingExtraError(missing("rq", error)) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tracedjobs._core.job import Job
+    from tracedjobs._core.records import JobRecord
+    from tracedjobs._core.runtime import Runtime
+
+__all__ = ["continuable", "queue"]
+
+MAJORS: Final = (3,)
+NO_LIMIT: Final = -1
+SYNC: Final = "sync"
+"""The worker's name in jobs of a queue with `is_async=False`, which run where they are enqueued."""
+NOT_KEPT: Final = frozenset(
+    # What of an RQ job is known otherwise, or of the moment; meta is a pickle, and webhooks may
+    # hold secrets.
+    {
+        "created_at",
+        "data",
+        "started_at",
+        "ended_at",
+        "enqueued_at",
+        "last_heartbeat",
+        "worker_name",
+        "number_of_retries",
+        "status",
+        "result",
+        "exc_info",
+        "meta",
+        "webhooks",
+    }
+)
+ASKED_FOR: Final = frozenset({"paused", "retry", "rewound"})
+"""Reasons of jobs that an operator lets run again, whatever became of them in RQ."""
+
+_ours: Final[dict[str, _Continuable]] = {}
+_at: Final[ContextVar[str | None]] = ContextVar("tracedjobs_rq_at", default=None)
+"""The id of the job whose function is being called: what calls a task in it is a plain call."""
+
+
+def continuable(app: Queue, *, runtime: Runtime | None = None, **options: Any) -> Any:
+    """Make a function, whose first parameter is `ctx`, a task of the queue that can be continued.
+
+    In place of `@rq.job(app, …)`, and gives what that gives: a function with `delay` and `enqueue`,
+    which `app.enqueue(…)` takes too. Options of `@job` go to the job, all others to RQ's decorator;
+    without a `timeout` there is none. `runtime` is the default one, see `tracedjobs.configure`.
+    Raises `TypeError` for what RQ cannot have: a queue that is no `rq.Queue`, and, when a job is
+    enqueued, `repeat=`, for a repeated job keeps its id, and a job is done once.
+    """
+    _check(app)
+    return decorator(lambda job: _Continuable(app, job, runtime), _refusal, options)
+
+
+def _refusal(job: Job[..., Any], options: dict[str, Any]) -> str | None:
+    options.pop("name", None)  # RQ knows a task by its module and function
+    for each in ("queue", "connection"):
+        if each in options:
+            return f"{job.name} takes its {each} from the rq.Queue that continuable(…) is given."
+    return None
+
+
+def queue(app: Queue, *, runtime: Runtime | None = None, **options: Any) -> Continuable:
+    """What hands jobs of plain `@job` functions to `app`, for `submit(…, via=…)` and `queue=`.
+
+    Make it in the module that the workers import, and assign it there to a name of the module: that
+    is how they find it. `options` are those of RQ's decorator.
+    """
+    _check(app)
+    made = _Continuable(app, None, runtime)
+    frame = inspect.currentframe()
+    caller = None if frame is None else frame.f_back
+    made.module = str(caller.f_globals.get("__name__")) if caller is not None else ""
+    made.as_task(made.perform, options)
+    return made
+
+
+def _check(app: object) -> None:
+    if not isinstance(app, Queue):
+        msg = f"Give the rq.Queue itself, such as Queue('imports', connection=redis); found {app!r}"
+        raise TypeError(msg)
+
+
+class _AskedError(TracedJobsError):
+    """The function returned a `Retry`: no result, but a word to RQ."""
+
+    def __init__(self, retry: Retry) -> None:
+        super().__init__(f"The function asks RQ for {retry!r}.")
+        self.retry = retry
+
+
+class _Continuable(Continuable):
+    def __init__(self, app: Queue, job: Job[..., Any] | None, runtime: Runtime | None) -> None:
+        super().__init__(job, runtime)
+        self.app = app
+        self.family = f"{FAMILY} {app.name}"
+        self.module = ""
+        self._entry: Callable[..., Any] = self.perform
+        self._options: dict[str, Any] = {}
+        if job is not None:
+            job.fn = _asking(job.fn)
+
+    @property
+    def queue(self) -> str:
+        return self.app.name
+
+    def as_task(self, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """What RQ's decorator makes of the function."""
+        make: Any = job_decorator
+        decorate = make(self.app, self.app.connection, **options)
+        self._options = {
+            key: value for key, value in options.items() if key not in {"queue_class", "at_front"}
+        }
+        self.known()
+        if self.job is None:
+            return fn
+        self._entry = decorate(fn)
+        self._entry.continuable = self  # type: ignore[attr-defined]  # for who looks
+        _ours[self._path()] = self
+        return self._entry
+
+    def send(self, job: JobRecord) -> None:
+        message = self._found(job.id)
+        if message is None:
+            message = self._rebuilt(job)
+        else:
+            status = message.get_status(refresh=False)
+            if status in {JobStatus.STOPPED, JobStatus.CANCELED} and job.reason not in ASKED_FOR:
+                self.revoked(job.id)  # by somebody who has not imported us
+                return
+            if status is JobStatus.QUEUED and self._queue(message).get_job_position(message):
+                return
+            _withdraw(self._queue(message), message)
+        message.started_at = message.ended_at = None
+        message.set_status(JobStatus.QUEUED)
+        self._queue(message).enqueue_job(message)
+
+    def publishing(self, message: Message) -> None:
+        """An RQ job is about to be written to Redis for the first time."""
+        if message.repeats_left:
+            msg = (
+                f"{message.func_name} cannot be enqueued with repeat=: a repeated job keeps its "
+                f"id, and a continuable one is done once. Enqueue a new job each time."
+            )
+            raise TypeError(msg)
+        self.publish(
+            self._delivery(message, tuple(message.args), dict(message.kwargs)),
+            queue=message.origin or None,
+        )
+
+    def perform(self) -> object:
+        """What a message for a job of any function calls."""
+        message = get_current_job()
+        stored = None
+        with suppress(TracedJobsError):
+            stored = None if message is None else self.runtime.store.load(message.id)
+            if stored is not None and self.runtime.job_named(stored.job.name).is_async:
+                return self.execute_async((), {})
+        return self.execute((), {})
+
+    def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What the task's function does: in a worker a run of its job."""
+        message = self._message()
+        if message is None:
+            return self.run_here(args, kwargs)
+        if message.worker_name == SYNC:
+            return self._result(self.runtime.perform(message.id))
+        with _inside(message), at_work(message):
+            try:
+                return _said(self.deliver(self._delivery(message, args, kwargs)))
+            except _AskedError as asked:
+                return asked.retry
+
+    async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """See `execute`, for `async def` functions."""
+        message = self._message()
+        if message is None:
+            return await self.run_here_async(args, kwargs)
+        if message.worker_name == SYNC:
+            return self._result(await self.runtime.perform_async(message.id))
+        with _inside(message), at_work(message):
+            try:
+                return _said(await self.deliver_async(self._delivery(message, args, kwargs)))
+            except _AskedError as asked:
+                return asked.retry
+
+    # -- its own ---
+
+    def _message(self) -> Message | None:
+        """The RQ job that this call is the work of, if it is."""
+        message = get_current_job()
+        if message is None or _at.get() == message.id or message.func != self._entry:
+            return None
+        return message
+
+    def _path(self) -> str:
+        """By what name a worker finds the function."""
+        if self.job is not None:
+            return f"{self._entry.__module__}.{self._entry.__qualname__}"
+        names = vars(sys.modules[self.module]) if self.module in sys.modules else {}
+        name = next((key for key, value in list(names.items()) if value is self), None)
+        if name is None or self.module == "__main__":
+            msg = (
+                "The queue of jobs must be a name of a module that workers can import: write "
+                f"import_queue = queue(app) there; it was made in {self.module}."
+            )
+            raise TypeError(msg)
+        return f"{self.module}.{name}.{self.perform.__name__}"
+
+    def _delivery(
+        self, message: Message, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Delivery:
+        return Delivery(message.id, args, kwargs, lambda: _kept(message))
+
+    def _found(self, job_id: str) -> Message | None:
+        with suppress(NoSuchJobError):
+            app = self.app
+            return app.job_class.fetch(job_id, connection=app.connection, serializer=app.serializer)
+        return None
+
+    def _queue(self, message: Message) -> Queue:
+        """The one that the message was sent to, which need not be ours."""
+        app = self.app
+        if message.origin in {"", app.name}:
+            return app
+        return type(app)(
+            message.origin,
+            connection=app.connection,
+            job_class=app.job_class,
+            serializer=app.serializer,
+        )
+
+    def _rebuilt(self, job: JobRecord) -> Message:
+        """The message of that job anew, with its options: Redis has forgotten it."""
+        args, kwargs = self.arguments_of(job)
+        path = self._path()
+        message = self.app.create_job(path, args, kwargs, job_id=job.id, **self._options)
+        vars(message).pop(_NEW, None)
+        if self.job is None:
+            _ours[path] = self
+            message.timeout = self._options.get("timeout") or NO_LIMIT
+        if job.message is not None:
+            kept: Any = values.decode(job.message)
+            raw = {**message.to_dict(), **kept}
+            message.restore({key.encode(): _raw(value) for key, value in raw.items()})
+        return message
+
+
+def _said(verdict: Verdict) -> object:
+    """The verdict in RQ's words."""
+    match verdict:
+        case Done(result):
+            return result
+        case Over(reason) if not _is_known:
+            msg = f"The job is {reason}; with this version of RQ that can only be said by failing."
+            raise TracedJobsError(msg)
+        case Again() | Over():
+            return PutBack(verdict)
+
+
+@contextmanager
+def _inside(message: Message) -> Iterator[None]:
+    token = _at.set(message.id)
+    try:
+        yield
+    finally:
+        _at.reset(token)
+
+
+def _asking(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; but a `Retry` that it returns is raised, for it is no result to keep."""
+
+    def judged(value: Any) -> Any:
+        if isinstance(value, Retry):
+            raise _AskedError(value)
+        return value
+
+    if inspect.iscoroutinefunction(fn):
+
+        @wraps(fn)
+        async def asking_async(*args: Any, **kwargs: Any) -> Any:
+            return judged(await fn(*args, **kwargs))
+
+        return asking_async
+
+    @wraps(fn)
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        return judged(fn(*args, **kwargs))
+
+    return asking
+
+
+# -- the message ---
+
+
+def _kept(message: Message) -> dict[str, object]:
+    """The options of an RQ job, as RQ writes them."""
+    return {
+        key: value
+        for key, value in _to_dict(message).items()
+        if key not in NOT_KEPT and value not in {"", None}
+    }
+
+
+def _raw(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return str(getattr(value, "value", value)).encode()
+
+
+def _withdraw(app: Queue, message: Message) -> None:
+    """Take the job from wherever a killed worker, a failure or a pause has left it."""
+    started = app.started_job_registry
+    for job_id, execution_id in started.get_job_and_execution_ids(cleanup=False):
+        if job_id == message.id:
+            # Else RQ would find it abandoned, while it runs again, and call it failed.
+            app.connection.zrem(started.key, f"{job_id}:{execution_id}")
+    app.intermediate_queue.remove(message.id)
+    for registry in (
+        app.failed_job_registry,
+        app.scheduled_job_registry,
+        app.deferred_job_registry,
+        app.canceled_job_registry,
+    ):
+        registry.remove(message)
+
+
+# -- what RQ does with messages of ours ---
+
+_NEW: Final = "_tracedjobs_new"
+"""An attribute of RQ jobs that were made here and not written yet: who made them."""
+_to_dict: Final = Message.to_dict
+
+
+def _watch_messages() -> None:
+    """Be told of RQ jobs that are made, written, cancelled and deleted; RQ has no signals."""
+    create_job, create = Queue.create_job, Message.create.__func__  # type: ignore[attr-defined]  # a classmethod
+    cancel, delete = Message.cancel, Message.delete
+
+    def our_create_job(self: Queue, func: Any, *args: Any, **options: Any) -> Message:
+        message = create_job(self, func, *args, **options)
+        given = len(args) > 2 or options.get("timeout") is not None  # noqa: PLR2004 - its place
+        if _NEW in vars(message) and not given and message.timeout == self.DEFAULT_TIMEOUT:
+            message.timeout = NO_LIMIT
+        return message
+
+    def our_create(cls: type[Message], func: Any, *args: Any, **options: Any) -> Message:
+        message: Message = create(cls, func, *args, **options)
+        made = _ours.get(message.func_name or "")
+        if made is not None:
+            vars(message)[_NEW] = made
+            message.timeout = message.timeout or NO_LIMIT
+        return message
+
+    def our_to_dict(self: Message, *args: Any, **options: Any) -> dict[str, Any]:
+        made = vars(self).get(_NEW)
+        if made is not None:
+            made.publishing(self)
+            del vars(self)[_NEW]
+        return _to_dict(self, *args, **options)
+
+    def our_cancel(self: Message, *args: Any, **options: Any) -> dict[str, list[str]]:
+        done = cancel(self, *args, **options)
+        _revoked(self)
+        return done
+
+    def our_delete(self: Message, *args: Any, **options: Any) -> None:
+        delete(self, *args, **options)
+        _revoked(self)
+
+    patches: list[tuple[type, str, Any]] = [
+        (Queue, "create_job", our_create_job),
+        (Message, "create", classmethod(our_create)),
+        (Message, "to_dict", our_to_dict),
+        (Message, "cancel", our_cancel),
+        (Message, "delete", our_delete),
+    ]
+    for cls, name, method in patches:
+        setattr(cls, name, method)
+
+
+def _revoked(message: Message) -> None:
+    with suppress(DeserializationError):
+        made = _ours.get(message.func_name or "")
+        try:
+            if made is not None:
+                made.revoked(message.id)
+        except StoreError as error:
+            log.warning("The job %s could not be cancelled: %s", message.id, error)
+
+
+_is_known: Final = check_version(
+    "rq", MAJORS, "jobs are recorded when they arrive, and one that is paused fails in RQ"
+)
+if _is_known:
+    _watch_messages()
+    teach_workers()

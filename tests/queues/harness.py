@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tracedjobs import JobSnapshot, Runtime
 
-__all__ = ["APP", "Kind", "Place", "Worker"]
+__all__ = ["APP", "Kind", "Place", "Worker", "session"]
 
 LEASE: Final = 2.0
 
@@ -138,7 +138,7 @@ class Kind(Protocol):
         ...
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """The processes that began in that one's session."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -172,7 +172,7 @@ class Worker:
         """SIGKILL it with all its children, also those that have a process group of their own."""
         if self.process.poll() is None:
             self.process.kill()
-        for pid in _session(self.process.pid):
+        for pid in session(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
@@ -222,6 +222,11 @@ class Place:
         self.app = importlib.util.module_from_spec(spec)
         sys.modules[self.name] = self.app
         spec.loader.exec_module(self.app)
+
+    @property
+    def begins_in(self) -> float:
+        """Seconds from a message's arrival to its job's begin, of a kind that is slow."""
+        return float(getattr(self.kind, "begins_in", 0.0))
 
     @property
     def runtime(self) -> Runtime:

@@ -47,6 +47,11 @@ class OnRQ:
     loaded: bool = True
     """Whether the worker imports the application, and not its horses alone."""
 
+    @property
+    def begins_in(self) -> float:
+        # A spawned horse is a new interpreter, which imports RQ and the application first.
+        return 2.0 if self.workers == "spawn" else 0.0
+
     def app(self, folder: Path) -> str:
         return (
             "from redis import Redis\n"

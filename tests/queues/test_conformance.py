@@ -72,7 +72,7 @@ def test_a_killed_workers_job_is_handed_back_by_another_one(place: Place, tmp_pa
     mine = place.job(job_id).runs[-1].worker
     worker, other = (worker, other) if place.runs(worker, mine) else (other, worker)
     worker.kill()
-    until(lambda: place.job(job_id).run > 1, "another one has it", within=3.0)
+    until(lambda: place.job(job_id).run > 1, "another one has it", within=3.0 + place.begins_in)
     assert place.kind.result(handle) == f"counted {ITEMS}"
     items = items_of(place, path)
     assert sorted(set(items)) == list(range(ITEMS))
@@ -97,20 +97,23 @@ def test_rolling_restarts_lose_nothing_and_do_nothing_twice(place: Place, tmp_pa
 
 def test_a_message_that_is_delivered_five_times_is_run_once(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "items"
+    # Where a copy takes a second to begin, fewer of them come while the job runs.
+    items = ITEMS + int(150 * place.begins_in)
+    copies = 1 if place.begins_in else 3
     place.start()
     place.start().says_ready()
-    handle = place.kind.send(place.app.count, str(path), ITEMS)
+    handle = place.kind.send(place.app.count, str(path), items)
     job_id = place.kind.id_of(handle)
     begun(place, path)
     for _ in range(4):
-        place.kind.deliver_again(place.app.count, job_id, str(path), ITEMS)
-    until(lambda: refused(place) >= 3, "the others are refused")
-    assert place.kind.result(handle) == f"counted {ITEMS}"
-    place.kind.deliver_again(place.app.count, job_id, str(path), ITEMS)
+        place.kind.deliver_again(place.app.count, job_id, str(path), items)
+    until(lambda: refused(place) >= copies, "the others are refused")
+    assert place.kind.result(handle) == f"counted {items}"
+    place.kind.deliver_again(place.app.count, job_id, str(path), items)
     after = place.kind.send(place.app.simple, 1)
     assert place.kind.result(after) == 2
-    assert place.kind.result(handle) == f"counted {ITEMS}"
-    assert items_of(place, path) == list(range(ITEMS))
+    assert place.kind.result(handle) == f"counted {items}"
+    assert items_of(place, path) == list(range(items))
     assert place.job(job_id).run == 1
 
 

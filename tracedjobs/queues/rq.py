@@ -14,7 +14,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
-from tracedjobs.errors import MissingExtraError, StoreError, TracedJobsError
+from tracedjobs.errors import MissingExtraError, TracedJobsError
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -24,17 +24,25 @@ from tracedjobs.queues.base import (
     Verdict,
     check_version,
     decorator,
-    log,
     missing,
 )
 
 try:
     from rq import Queue, Retry, get_current_job
     from rq.decorators import job as job_decorator
-    from rq.exceptions import DeserializationError, NoSuchJobError
+    from rq.exceptions import NoSuchJobError
     from rq.job import Job as Message
     from rq.job import JobStatus
 
+    from tracedjobs.queues.rq_message import (
+        is_recorded,
+        kept,
+        restore,
+        task_of,
+        tasks,
+        watch_messages,
+        withdraw,
+    )
     from tracedjobs.queues.rq_worker import FAMILY, PutBack, at_work, teach_workers
 except ImportError as error:
     raise MissingExtraError(missing("rq", error)) from error
@@ -49,32 +57,11 @@ if TYPE_CHECKING:
 __all__ = ["continuable", "queue"]
 
 MAJORS: Final = (3,)
-NO_LIMIT: Final = -1
 SYNC: Final = "sync"
 """The worker's name in jobs of a queue with `is_async=False`, which run where they are enqueued."""
-NOT_KEPT: Final = frozenset(
-    # What of an RQ job is known otherwise, or of the moment; meta is a pickle, and webhooks may
-    # hold secrets.
-    {
-        "created_at",
-        "data",
-        "started_at",
-        "ended_at",
-        "enqueued_at",
-        "last_heartbeat",
-        "worker_name",
-        "number_of_retries",
-        "status",
-        "result",
-        "exc_info",
-        "meta",
-        "webhooks",
-    }
-)
 ASKED_FOR: Final = frozenset({"paused", "retry", "rewound"})
 """Reasons of jobs that an operator lets run again, whatever became of them in RQ."""
 
-_ours: Final[dict[str, _Continuable]] = {}
 _at: Final[ContextVar[str | None]] = ContextVar("tracedjobs_rq_at", default=None)
 """The id of the job whose function is being called: what calls a task in it is a plain call."""
 
@@ -156,7 +143,7 @@ class _Continuable(Continuable):
             return fn
         self._entry = decorate(fn)
         self._entry.continuable = self  # type: ignore[attr-defined]  # for who looks
-        _ours[self._path()] = self
+        tasks[self._path()] = self
         return self._entry
 
     def send(self, job: JobRecord) -> None:
@@ -170,7 +157,7 @@ class _Continuable(Continuable):
                 return
             if status is JobStatus.QUEUED and self._queue(message).get_job_position(message):
                 return
-            _withdraw(self._queue(message), message)
+            withdraw(self._queue(message), message)
         message.started_at = message.ended_at = None
         message.set_status(JobStatus.QUEUED)
         self._queue(message).enqueue_job(message)
@@ -250,7 +237,7 @@ class _Continuable(Continuable):
     def _delivery(
         self, message: Message, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Delivery:
-        return Delivery(message.id, args, kwargs, lambda: _kept(message))
+        return Delivery(message.id, args, kwargs, lambda: kept(message))
 
     def _found(self, job_id: str) -> Message | None:
         with suppress(NoSuchJobError):
@@ -273,16 +260,11 @@ class _Continuable(Continuable):
     def _rebuilt(self, job: JobRecord) -> Message:
         """The message of that job anew, with its options: Redis has forgotten it."""
         args, kwargs = self.arguments_of(job)
-        path = self._path()
-        message = self.app.create_job(path, args, kwargs, job_id=job.id, **self._options)
-        vars(message).pop(_NEW, None)
-        if self.job is None:
-            _ours[path] = self
-            message.timeout = self._options.get("timeout") or NO_LIMIT
+        message = self.app.create_job(self._path(), args, kwargs, job_id=job.id, **self._options)
+        is_recorded(message)
         if job.message is not None:
-            kept: Any = values.decode(job.message)
-            raw = {**message.to_dict(), **kept}
-            message.restore({key.encode(): _raw(value) for key, value in raw.items()})
+            options: Any = values.decode(job.message)
+            restore(message, options)
         return message
 
 
@@ -330,108 +312,9 @@ def _asking(fn: Callable[..., Any]) -> Callable[..., Any]:
     return asking
 
 
-# -- the message ---
-
-
-def _kept(message: Message) -> dict[str, object]:
-    """The options of an RQ job, as RQ writes them."""
-    return {
-        key: value
-        for key, value in _to_dict(message).items()
-        if key not in NOT_KEPT and value not in {"", None}
-    }
-
-
-def _raw(value: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    return str(getattr(value, "value", value)).encode()
-
-
-def _withdraw(app: Queue, message: Message) -> None:
-    """Take the job from wherever a killed worker, a failure or a pause has left it."""
-    started = app.started_job_registry
-    for job_id, execution_id in started.get_job_and_execution_ids(cleanup=False):
-        if job_id == message.id:
-            # Else RQ would find it abandoned, while it runs again, and call it failed.
-            app.connection.zrem(started.key, f"{job_id}:{execution_id}")
-    app.intermediate_queue.remove(message.id)
-    for registry in (
-        app.failed_job_registry,
-        app.scheduled_job_registry,
-        app.deferred_job_registry,
-        app.canceled_job_registry,
-    ):
-        registry.remove(message)
-
-
-# -- what RQ does with messages of ours ---
-
-_NEW: Final = "_tracedjobs_new"
-"""An attribute of RQ jobs that were made here and not written yet: who made them."""
-_to_dict: Final = Message.to_dict
-
-
-def _watch_messages() -> None:
-    """Be told of RQ jobs that are made, written, cancelled and deleted; RQ has no signals."""
-    create_job, create = Queue.create_job, Message.create.__func__  # type: ignore[attr-defined]  # a classmethod
-    cancel, delete = Message.cancel, Message.delete
-
-    def our_create_job(self: Queue, func: Any, *args: Any, **options: Any) -> Message:
-        message = create_job(self, func, *args, **options)
-        given = len(args) > 2 or options.get("timeout") is not None  # noqa: PLR2004 - its place
-        if _NEW in vars(message) and not given and message.timeout == self.DEFAULT_TIMEOUT:
-            message.timeout = NO_LIMIT
-        return message
-
-    def our_create(cls: type[Message], func: Any, *args: Any, **options: Any) -> Message:
-        message: Message = create(cls, func, *args, **options)
-        made = _ours.get(message.func_name or "")
-        if made is not None:
-            vars(message)[_NEW] = made
-            message.timeout = message.timeout or NO_LIMIT
-        return message
-
-    def our_to_dict(self: Message, *args: Any, **options: Any) -> dict[str, Any]:
-        made = vars(self).get(_NEW)
-        if made is not None:
-            made.publishing(self)
-            del vars(self)[_NEW]
-        return _to_dict(self, *args, **options)
-
-    def our_cancel(self: Message, *args: Any, **options: Any) -> dict[str, list[str]]:
-        done = cancel(self, *args, **options)
-        _revoked(self)
-        return done
-
-    def our_delete(self: Message, *args: Any, **options: Any) -> None:
-        delete(self, *args, **options)
-        _revoked(self)
-
-    patches: list[tuple[type, str, Any]] = [
-        (Queue, "create_job", our_create_job),
-        (Message, "create", classmethod(our_create)),
-        (Message, "to_dict", our_to_dict),
-        (Message, "cancel", our_cancel),
-        (Message, "delete", our_delete),
-    ]
-    for cls, name, method in patches:
-        setattr(cls, name, method)
-
-
-def _revoked(message: Message) -> None:
-    with suppress(DeserializationError):
-        made = _ours.get(message.func_name or "")
-        try:
-            if made is not None:
-                made.revoked(message.id)
-        except StoreError as error:
-            log.warning("The job %s could not be cancelled: %s", message.id, error)
-
-
 _is_known: Final = check_version(
     "rq", MAJORS, "jobs are recorded when they arrive, and one that is paused fails in RQ"
 )
 if _is_known:
-    _watch_messages()
-    teach_workers()
+    watch_messages()
+    teach_workers(lambda message: task_of(message) is not None)

@@ -180,10 +180,11 @@ def _unknown_function(job: Job) -> str | None:
         return name
 
 
-def teach_workers() -> None:
+def teach_workers(is_ours: Callable[[Job], bool]) -> None:
     """Have the workers of this process, and their horses, know what a `PutBack` is, and us."""
     bootstrap, handle_exception = BaseWorker.bootstrap, BaseWorker.handle_exception
     handle_job_retry = BaseWorker.handle_job_retry
+    handle_killed: Callable[..., None] = BaseWorker.handle_work_horse_killed
 
     def our_bootstrap(self: BaseWorker, *args: Any, **options: Any) -> None:
         bootstrap(self, *args, **options)
@@ -202,7 +203,14 @@ def teach_workers() -> None:
         else:
             handle_job_retry(self, **told)
 
+    def our_handle_killed(self: BaseWorker, job: Job, *how: Any) -> None:
+        handle_killed(self, job, *how)
+        if is_ours(job):
+            # RQ takes a retry for it, if there is one, and else calls the job failed.
+            job.retries_left = (job.retries_left or 0) + 1
+
     _replace("bootstrap", our_bootstrap)
+    _replace("handle_work_horse_killed", our_handle_killed)
     _replace("handle_exception", our_handle_exception)
     _replace("handle_job_retry", our_handle_job_retry)
 

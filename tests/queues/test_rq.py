@@ -1,0 +1,195 @@
+"""What is RQ's own: horses, its commands, ways to enqueue, time limits, no scheduler."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from rq import Queue, Repeat, Retry
+from rq.command import send_stop_job_command
+from rq.job import Job, JobStatus
+
+from tests.processes import until
+from tests.queues.harness import session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.queues.harness import Kind, Place
+    from tests.queues.on_rq import OnRQ
+
+MORE = """
+@continuable(app, **SOON)
+def ask_again(ctx, path):
+    note(path, f"{ctx.run} begins")
+    for item in ctx.each("items", range(3)):
+        note(path, f"{ctx.run} {item}")
+    return Retry(max=2) if ctx.run < 3 else "at last"
+
+@continuable(app, **SOON)
+async def count_async(ctx, path, items):
+    import asyncio
+    async for item in ctx.each("items", range(items)):
+        note(path, f"{ctx.run} {item}")
+        await asyncio.sleep(0.01)
+    return simple(items)
+
+@job(name="async {name}")
+async def plain_async(ctx):
+    return "awaited"
+
+at_once = Queue("imports", connection=app.connection, is_async=False)
+"""
+
+
+def running(place: Place, path: Path, items: int = 120) -> tuple[Job, str]:
+    """A job in the middle of its items, its handle and its id."""
+    handle = place.kind.send(place.app.count, str(path), items)
+    until(lambda: len(place.lines(path)) > 20, "it runs")
+    return handle, place.kind.id_of(handle)
+
+
+def horse_of(place: Place, job_id: str) -> int:
+    return int(place.job(job_id).runs[-1].worker.rpartition(":")[2])
+
+
+def assert_counted(place: Place, handle: Job, path: Path, *, redone: int) -> None:
+    place.until_status(handle.id, "completed")
+    until(lambda: handle.get_status() is JobStatus.FINISHED, str(handle.get_status()))
+    assert handle.return_value(refresh=True) == "counted 120"
+    items = [item for _, item in place.lines(path)]
+    assert sorted(set(items)) == list(range(120))
+    assert len(items) - 120 <= redone
+
+
+def test_a_sigterm_to_the_horse_too_interrupts_the_job(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(rq_on_redis)
+    path = tmp_path / "items"
+    worker = place.start()
+    handle, job_id = running(place, path)
+    for pid in session(worker.process.pid):
+        os.kill(pid, signal.SIGTERM)
+    place.until_status(job_id, "interrupted", within=2.0)
+    worker.ends()
+    place.start()
+    assert_counted(place, handle, path, redone=0)
+
+
+@pytest.mark.parametrize("which", ["horse", "worker"])
+def test_a_killed_part_of_the_worker_leaves_the_job_to_others(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path, which: str
+) -> None:
+    place = place_of(rq_on_redis)
+    path = tmp_path / "items"
+    worker = place.start()
+    handle, job_id = running(place, path)
+    if which == "horse":
+        os.kill(horse_of(place, job_id), signal.SIGKILL)
+        assert_counted(place, handle, path, redone=1)
+        again = Job.fetch(job_id, connection=handle.connection)
+        assert again.retries_left == 2  # the kill took none
+    else:
+        worker.process.kill()
+        place.until_status(job_id, "interrupted", within=2.0)  # the horse sees that it is alone
+        place.start()
+        assert_counted(place, handle, path, redone=0)
+    assert not handle.started_job_registry.get_job_ids(cleanup=False)
+
+
+def test_what_rq_cancels_or_stops_is_cancelled(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(rq_on_redis)
+    waiting = place.app.simple.delay(1)
+    waiting.cancel()
+    assert place.job(waiting.id).status == "cancelled"
+    place.start()
+    handle, job_id = running(place, tmp_path / "cancelled", 10_000)
+    handle.cancel()
+    place.until_status(job_id, "cancelled")
+    handle, job_id = running(place, tmp_path / "stopped", 10_000)
+    send_stop_job_command(handle.connection, job_id)
+    place.until_status(job_id, "cancelled")
+    assert handle.get_status() is JobStatus.STOPPED
+
+
+def test_every_way_to_enqueue_makes_a_job(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(rq_on_redis, more=MORE, options=("--burst",)))
+    app, simple = place.app.app, place.app.simple
+    elsewhere = Queue("imports", connection=app.connection, default_timeout=77)
+    made = Job.create(simple, args=(4,), connection=app.connection)
+    sent = [
+        app.enqueue(simple, 1, result_ttl=900, meta={"who": "me"}),
+        app.enqueue(simple, args=(2,), kwargs={"right": 1}, job_timeout=180),
+        elsewhere.enqueue(f"{place.name}.simple", 3),
+        app.enqueue_job(made),
+        app.enqueue_many([Queue.prepare_data(simple, (5,))])[0],
+        app.enqueue(simple, 6, job_id="mine", unique=True),
+        app.enqueue(simple, 7, depends_on="mine"),
+        place.app.ask_again.delay(str(tmp_path / "asked")),
+        place.app.count_async.delay(str(tmp_path / "async"), 20),
+    ]
+    assert [each.timeout for each in sent[:4]] == [-1, 180, 77, -1]
+    assert {place.job(each.id).status for each in sent} == {"pending"}
+    via = place.runtime.submit(place.app.plain_async, via=place.app.import_queue)
+    worker = place.start()
+    worker.ends()
+    results = [place.kind.result(each) for each in sent]
+    assert results == [2, 3, 4, 5, 6, 7, 8, "at last", 21]
+    assert sent[0].get_meta() == {"who": "me"}
+    assert app.connection.ttl(sent[0].key) > 600
+    assert place.job(sent[7].id).run == 3
+    assert place.runtime.get(via).status == "completed"
+    assert place.app.at_once.enqueue(simple, 8).return_value() == 9
+    assert simple(9) == 10
+    with pytest.raises(TypeError, match="done once"):
+        app.enqueue(simple, 1, repeat=Repeat(times=2))
+    with pytest.raises(TypeError, match=r"rq\.Queue"):
+        place.app.continuable("imports")
+    assert app.is_empty()
+
+
+def test_a_worker_without_application_and_scheduler_waits_itself(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(rq_on_redis, options=(), loaded=False))
+    worker = place.start()
+    handle = place.app.break_off.delay(str(tmp_path / "items"), 10)
+    assert place.kind.result(handle) == "whole"
+    limited = place.app.app.enqueue(place.app.count, str(tmp_path / "limited"), 150, job_timeout=1)
+    assert place.kind.result(limited) == "counted 150"
+    assert place.job(limited.id).run > 1
+    assert limited.get_status() is JobStatus.FINISHED
+    assert "has not imported the application" in worker.text()
+    assert worker.text().count("has not imported the application") == 1
+
+
+def test_a_job_that_redis_forgot_is_enqueued_again_with_its_options(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(rq_on_redis)
+    path = tmp_path / "items"
+    app: Any = place.app.app
+    worker = place.start()
+    handle = app.enqueue(
+        place.app.count, str(path), 120, retry=Retry(max=7), result_ttl=900, description="all of it"
+    )
+    until(lambda: len(place.lines(path)) > 20, "it runs")
+    worker.kill()
+    with redis.Redis.from_url(rq_on_redis.redis) as connection:
+        connection.flushdb()
+    place.start()
+    until(lambda: app.connection.exists(handle.key), "it is there again")
+    assert_counted(place, handle, path, redone=1)
+    handle = Job.fetch(handle.id, connection=app.connection)
+    assert (handle.retries_left, handle.result_ttl, handle.timeout) == (7, 900, -1)
+    assert handle.description == "all of it"

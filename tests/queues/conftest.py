@@ -50,7 +50,8 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
         return OnHuey(workers)
     server = request.getfixturevalue("redis_server")
     if queue == "rq":
-        return OnRQ(workers, empty_database(server.url))
+        scheduler = ("--with-scheduler",) if workers == "fork" else ()
+        return OnRQ(workers, empty_database(server.url), options=scheduler)
     return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
 
 

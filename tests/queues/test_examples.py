@@ -23,6 +23,7 @@ HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
 WORKERS: Final = {
     "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
+    "rq": ["rq.cli", "worker", "-c", "tasks", "--with-scheduler", "imports"],
 }
 SEND: Final = (
     "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').id)"
@@ -42,8 +43,9 @@ def test_the_example_imports_every_flight(
         "PYTHONPATH": f"{ROOT}:{folder}",
         "CELERY_BROKER_URL": broker,
         "CELERY_RESULT_BACKEND": broker,
+        "REDIS_URL": broker,
     }
-    send = SEND.format(".delay" if queue == "celery" else "")
+    send = SEND.format("" if queue == "huey" else ".delay")
     job_id = subprocess.run(
         [sys.executable, "-c", send],
         cwd=folder,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -193,3 +195,32 @@ def test_a_job_that_redis_forgot_is_enqueued_again_with_its_options(
     handle = Job.fetch(handle.id, connection=app.connection)
     assert (handle.retries_left, handle.result_ttl, handle.timeout) == (7, 900, -1)
     assert handle.description == "all of it"
+
+
+WITHOUT_RQ = """
+import sys
+sys.modules["rq"] = None
+from tracedjobs.errors import MissingExtraError
+try:
+    import tracedjobs.queues.rq
+except MissingExtraError as error:
+    print(error)
+"""
+ANOTHER_RQ = """
+import importlib.metadata
+from rq import Queue
+create_job = Queue.create_job
+importlib.metadata.version = lambda name: "4.1"
+import tracedjobs.queues.rq
+print(Queue.create_job is create_job)
+"""
+
+
+def test_an_rq_that_is_missing_or_unknown_is_said() -> None:
+    told = [
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        for script in (WITHOUT_RQ, ANOTHER_RQ)
+    ]
+    assert "pip install 'tracedjobs[rq]'" in told[0].stdout
+    assert told[1].stdout == "True\n"
+    assert "rq 4.1 is not a version that tracedjobs was tried with (3.x)" in told[1].stderr

@@ -224,9 +224,9 @@ class Place:
         spec.loader.exec_module(self.app)
 
     @property
-    def begins_in(self) -> float:
-        """Seconds from a message's arrival to its job's begin, of a kind that is slow."""
-        return float(getattr(self.kind, "begins_in", 0.0))
+    def begins_slowly(self) -> bool:
+        """Whether a worker of that kind takes a second from a message to its job's begin."""
+        return bool(getattr(self.kind, "begins_slowly", False))
 
     @property
     def runtime(self) -> Runtime:

@@ -48,9 +48,9 @@ class OnRQ:
     """Whether the worker imports the application, and not its horses alone."""
 
     @property
-    def begins_in(self) -> float:
+    def begins_slowly(self) -> bool:
         # A spawned horse is a new interpreter, which imports RQ and the application first.
-        return 2.0 if self.workers == "spawn" else 0.0
+        return self.workers == "spawn"
 
     def app(self, folder: Path) -> str:
         return (

@@ -17,9 +17,10 @@ from rq.job import Job, JobStatus
 
 from tests.processes import until
 from tests.queues.harness import session
+from tracedjobs.demo.receiver import Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.queues.harness import Kind, Place
@@ -46,6 +47,10 @@ async def plain_async(ctx):
     return "awaited"
 
 at_once = Queue("imports", connection=app.connection, is_async=False)
+
+if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
+    from tracedjobs import telemetry
+    telemetry.configure(logs=False)
 """
 
 
@@ -60,48 +65,44 @@ def horse_of(place: Place, job_id: str) -> int:
     return int(place.job(job_id).runs[-1].worker.rpartition(":")[2])
 
 
-def assert_counted(place: Place, handle: Job, path: Path, *, redone: int) -> None:
+def has_done_more(place: Place, path: Path) -> None:
+    done = len(place.lines(path))
+    until(lambda: len(place.lines(path)) > done + 20, place.told())
+
+
+def assert_counted(place: Place, handle: Job, path: Path, items: int) -> None:
     place.until_status(handle.id, "completed")
     until(lambda: handle.get_status() is JobStatus.FINISHED, str(handle.get_status()))
-    assert handle.return_value(refresh=True) == "counted 120"
-    items = [item for _, item in place.lines(path)]
-    assert sorted(set(items)) == list(range(120))
-    assert len(items) - 120 <= redone
+    assert handle.return_value(refresh=True) == f"counted {items}"
+    done = [item for _, item in place.lines(path)]
+    assert sorted(set(done)) == list(range(items))
+    assert len(done) - items <= 1
 
 
-def test_a_sigterm_to_the_horse_too_interrupts_the_job(
+def test_a_job_outlives_a_sigterm_to_all_and_the_kills_of_its_horse_and_of_its_worker(
     rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
 ) -> None:
     place = place_of(rq_on_redis)
     path = tmp_path / "items"
     worker = place.start()
-    handle, job_id = running(place, path)
+    handle, job_id = running(place, path, 200)
     for pid in session(worker.process.pid):
         os.kill(pid, signal.SIGTERM)
     place.until_status(job_id, "interrupted", within=2.0)
     worker.ends()
-    place.start()
-    assert_counted(place, handle, path, redone=0)
 
-
-@pytest.mark.parametrize("which", ["horse", "worker"])
-def test_a_killed_part_of_the_worker_leaves_the_job_to_others(
-    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path, which: str
-) -> None:
-    place = place_of(rq_on_redis)
-    path = tmp_path / "items"
     worker = place.start()
-    handle, job_id = running(place, path)
-    if which == "horse":
-        os.kill(horse_of(place, job_id), signal.SIGKILL)
-        assert_counted(place, handle, path, redone=1)
-        again = Job.fetch(job_id, connection=handle.connection)
-        assert again.retries_left == 2  # the kill took none
-    else:
-        worker.process.kill()
-        place.until_status(job_id, "interrupted", within=2.0)  # the horse sees that it is alone
-        place.start()
-        assert_counted(place, handle, path, redone=0)
+    has_done_more(place, path)
+    os.kill(horse_of(place, job_id), signal.SIGKILL)
+    until(lambda: place.job(job_id).run == 3, "it goes on")
+    assert not handle.failed_job_registry.get_job_ids()
+    assert Job.fetch(job_id, connection=handle.connection).retries_left == 2  # it took none
+
+    has_done_more(place, path)
+    worker.process.kill()
+    place.until_status(job_id, "interrupted", within=2.0)  # the horse sees that it is alone
+    place.start()
+    assert_counted(place, handle, path, 200)
     assert not handle.started_job_registry.get_job_ids(cleanup=False)
 
 
@@ -122,8 +123,19 @@ def test_what_rq_cancels_or_stops_is_cancelled(
     assert handle.get_status() is JobStatus.STOPPED
 
 
-def test_every_way_to_enqueue_makes_a_job(
-    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def test_every_way_to_enqueue_makes_a_job_whose_horse_tells_of_it(
+    rq_on_redis: OnRQ,
+    place_of: Callable[[Kind], Place],
+    tmp_path: Path,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = place_of(replace(rq_on_redis, more=MORE, options=("--burst",)))
     app, simple = place.app.app, place.app.simple
@@ -143,8 +155,10 @@ def test_every_way_to_enqueue_makes_a_job(
     assert [each.timeout for each in sent[:4]] == [-1, 180, 77, -1]
     assert {place.job(each.id).status for each in sent} == {"pending"}
     via = place.runtime.submit(place.app.plain_async, via=place.app.import_queue)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
     worker = place.start()
-    worker.ends()
+    worker.ends(30.0)
     results = [place.kind.result(each) for each in sent]
     assert results == [2, 3, 4, 5, 6, 7, 8, "at last", 21]
     assert sent[0].get_meta() == {"who": "me"}
@@ -158,6 +172,9 @@ def test_every_way_to_enqueue_makes_a_job(
     with pytest.raises(TypeError, match=r"rq\.Queue"):
         place.app.continuable("imports")
     assert app.is_empty()
+    told = [span.name for span in receiver.spans]
+    # A horse on a busy machine may run out of time for it, and leave them to others.
+    assert told.count(f"process {place.name}:simple") >= 4
 
 
 def test_a_worker_without_application_and_scheduler_waits_itself(
@@ -191,7 +208,7 @@ def test_a_job_that_redis_forgot_is_enqueued_again_with_its_options(
         connection.flushdb()
     place.start()
     until(lambda: app.connection.exists(handle.key), "it is there again")
-    assert_counted(place, handle, path, redone=1)
+    assert_counted(place, handle, path, 120)
     handle = Job.fetch(handle.id, connection=app.connection)
     assert (handle.retries_left, handle.result_ttl, handle.timeout) == (7, 900, -1)
     assert handle.description == "all of it"

@@ -192,7 +192,7 @@ class _Continuable(Continuable):
             return self.run_here(args, kwargs)
         if message.worker_name == SYNC:
             return self._result(self.runtime.perform(message.id))
-        with _inside(message), at_work(message):
+        with _inside(message), at_work(message, self.runtime.store):
             try:
                 return _said(self.deliver(self._delivery(message, args, kwargs)))
             except _AskedError as asked:
@@ -205,7 +205,7 @@ class _Continuable(Continuable):
             return await self.run_here_async(args, kwargs)
         if message.worker_name == SYNC:
             return self._result(await self.runtime.perform_async(message.id))
-        with _inside(message), at_work(message):
+        with _inside(message), at_work(message, self.runtime.store):
             try:
                 return _said(await self.deliver_async(self._delivery(message, args, kwargs)))
             except _AskedError as asked:

@@ -119,6 +119,7 @@ def withdraw(app: Queue, message: Message) -> None:
     app.intermediate_queue.remove(message.id)
     for registry in (
         app.failed_job_registry,
+        app.finished_job_registry,
         app.scheduled_job_registry,
         app.deferred_job_registry,
         app.canceled_job_registry,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from rq.job import JobStatus, Retry
 from rq.rate_limit import release_slot
 from rq.worker import BaseWorker
 
+from tracedjobs._core import trace
 from tracedjobs.queues.base import Again, Over, keep_unknown, known_continuables, log, stop
 from tracedjobs.queues.recovery import start_recovery
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from rq.job import Job
     from rq.queue import Queue
 
+    from tracedjobs.stores.base import Store
+
 __all__ = ["FAMILY", "PutBack", "at_work", "teach_workers"]
 
 FAMILY: Final = "rq"
@@ -38,6 +42,8 @@ EVERY: Final = 0.2
 """Seconds between two looks for the worker's stop."""
 LONGEST_WAIT: Final = 5.0
 """Seconds that a worker waits with a job in hand where no scheduler takes it."""
+LONGEST_SENDING: Final = 1.0
+"""Seconds that a horse may take at its end to send spans; who finds the job sends what is left."""
 LOADED: Final = "TRACEDJOBS_RQ_WORKER"
 """The variable of the environment with the process id of a worker that has imported us."""
 
@@ -57,7 +63,7 @@ class PutBack(Retry):
 
 
 @contextmanager
-def at_work(message: Job) -> Iterator[None]:
+def at_work(message: Job, store: Store) -> Iterator[None]:
     """While a job runs: see to it that the worker's stop interrupts it."""
     connection: Any = message.connection
     key = BaseWorker.redis_worker_namespace_prefix + (message.worker_name or "")
@@ -81,6 +87,19 @@ def at_work(message: Job) -> Iterator[None]:
             yield
     finally:
         done.set()
+        if is_horse and trace.installed is not None:
+            # A horse ends without the interpreter's end, at which what is left would be sent.
+            sending = threading.Thread(target=_send_spans, args=(store,), daemon=True)
+            sending.start()
+            sending.join(LONGEST_SENDING)
+
+
+def _send_spans(store: Store) -> None:
+    trace.tell(lambda tracing: tracing.closing(store))
+    opentelemetry: Any = sys.modules.get("opentelemetry.trace")
+    flush = getattr(opentelemetry and opentelemetry.get_tracer_provider(), "force_flush", None)
+    if flush is not None:
+        flush(int(LONGEST_SENDING * 1000))  # what the job's own code has traced
 
 
 def _watch(connection: Any, key: str, parent: int | None, done: threading.Event) -> None:

@@ -33,6 +33,7 @@ try:
     from rq.exceptions import NoSuchJobError
     from rq.job import Job as Message
     from rq.job import JobStatus
+    from rq.rate_limit import release_slot
 
     from tracedjobs.queues.rq_message import (
         is_recorded,
@@ -161,6 +162,9 @@ class _Continuable(Continuable):
         message.started_at = message.ended_at = None
         message.set_status(JobStatus.QUEUED)
         self._queue(message).enqueue_job(message)
+        release_slot(
+            message
+        )  # of a rate limit: a killed run holds it, and the job would wait for it
 
     def publishing(self, message: Message) -> None:
         """An RQ job is about to be written to Redis for the first time."""

@@ -140,6 +140,9 @@ def test_every_way_to_enqueue_makes_a_job_whose_horse_tells_of_it(
     place = place_of(replace(rq_on_redis, more=MORE, options=("--burst",)))
     app, simple = place.app.app, place.app.simple
     elsewhere = Queue("imports", connection=app.connection, default_timeout=77)
+    for _ in range(2):
+        via = place.runtime.submit(place.app.plain_async, job_id="v", via=place.app.import_queue)
+    assert app.get_job_ids() == ["v"]
     made = Job.create(simple, args=(4,), connection=app.connection)
     sent = [
         app.enqueue(simple, 1, result_ttl=900, meta={"who": "me"}),
@@ -154,7 +157,6 @@ def test_every_way_to_enqueue_makes_a_job_whose_horse_tells_of_it(
     ]
     assert [each.timeout for each in sent[:4]] == [-1, 180, 77, -1]
     assert {place.job(each.id).status for each in sent} == {"pending"}
-    via = place.runtime.submit(place.app.plain_async, via=place.app.import_queue)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
     worker = place.start()

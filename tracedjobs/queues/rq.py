@@ -151,20 +151,21 @@ class _Continuable(Continuable):
         message = self._found(job.id)
         if message is None:
             message = self._rebuilt(job)
+            queue = self._queue(message)
         else:
+            queue = self._queue(message)
             status = message.get_status(refresh=False)
             if status in {JobStatus.STOPPED, JobStatus.CANCELED} and job.reason not in ASKED_FOR:
                 self.revoked(job.id)  # by somebody who has not imported us
                 return
-            if status is JobStatus.QUEUED and self._queue(message).get_job_position(message):
+            if status is JobStatus.QUEUED and queue.get_job_position(message) is not None:
                 return
-            withdraw(self._queue(message), message)
+            withdraw(queue, message)
         message.started_at = message.ended_at = None
         message.set_status(JobStatus.QUEUED)
-        self._queue(message).enqueue_job(message)
-        release_slot(
-            message
-        )  # of a rate limit: a killed run holds it, and the job would wait for it
+        queue.enqueue_job(message)
+        # Under a rate limit a killed run has kept its slot, for which its own job would wait.
+        release_slot(message)
 
     def publishing(self, message: Message) -> None:
         """An RQ job is about to be written to Redis for the first time."""

@@ -6,23 +6,24 @@ A queue plugs in with one file beside this one: a class that has what `Kind` ask
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.processes import PATIENCE, ROOT, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from tracedjobs import JobSnapshot, Runtime
 
-__all__ = ["APP", "Kind", "Place", "Worker"]
+__all__ = ["APP", "Kind", "Place", "Worker", "session"]
 
 LEASE: Final = 2.0
 
@@ -137,6 +138,17 @@ class Kind(Protocol):
         ...
 
 
+def session(leader: int) -> list[int]:
+    """The processes that began in that one's session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                found.append(int(path.parent.name))
+    return found
+
+
 @dataclass
 class Worker:
     """A worker in a session of its own, so that all its processes can be reached."""
@@ -157,9 +169,12 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL it with all its children."""
+        """SIGKILL it with all its children, also those that have a process group of their own."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+        for pid in session(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def ends(self, within: float = 15.0) -> None:
@@ -209,6 +224,11 @@ class Place:
         spec.loader.exec_module(self.app)
 
     @property
+    def begins_slowly(self) -> bool:
+        """Whether a worker of that kind takes a second from a message to its job's begin."""
+        return bool(getattr(self.kind, "begins_slowly", False))
+
+    @property
     def runtime(self) -> Runtime:
         found: Runtime = self.app.runtime
         return found
@@ -247,7 +267,7 @@ class Place:
     def runs(self, worker: Worker, name: str) -> bool:
         """Whether that name in a record is one of the worker's processes."""
         pid = int(name.rpartition(":")[2])
-        return os.getpgid(pid) == worker.process.pid
+        return os.getsid(pid) == worker.process.pid
 
     def told(self) -> str:
         """What the workers have said, for a failure."""

@@ -25,6 +25,7 @@ WORKERS: Final = {
     "dramatiq": ["dramatiq", "tasks:app", "--processes", "2", "--threads", "1"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
     "procrastinate": ["procrastinate", "--app=tasks.app", "worker", "-c", "2"],
+    "rq": ["rq.cli", "worker", "-c", "tasks", "--with-scheduler", "imports"],
 }
 SEND: Final = "from tasks import app, import_flights as task; {}"
 SENDS: Final = {
@@ -35,6 +36,7 @@ SENDS: Final = {
         "app.open(); app.schema_manager.apply_schema(); "
         "print(task.defer(csv_path='flights.csv', database='flights.db')); app.close()"
     ),
+    "rq": "print(task.delay('flights.csv', 'flights.db').id)",
 }
 
 

@@ -28,7 +28,7 @@ __all__ = ["APP", "Kind", "Place", "Worker", "session"]
 LEASE: Final = 2.0
 
 APP: Final = '''\
-import os, time
+import asyncio, os, time
 from tracedjobs import Runtime, job
 from tracedjobs.queues.{module} import continuable, queue
 
@@ -92,6 +92,12 @@ def plain(ctx, path, items):
         note(path, f"{{ctx.run}} {{item}}")
         time.sleep(0.01)
     return "by way of a queue"
+
+@job(name="plain async {name}", resume_delay=0.2)
+async def plain_async(ctx, path, items):
+    async for item in ctx.each("items", range(items)):
+        note(path, f"{{ctx.run}} {{item}}")
+        await asyncio.sleep(0.01)
 {more}
 '''
 

@@ -135,7 +135,8 @@ def test_a_message_that_is_delivered_five_times_is_run_once(place: Place, tmp_pa
 def test_what_a_job_comes_to_arrives_where_its_user_waits(place: Place, tmp_path: Path) -> None:
     kind, app = place.kind, place.app
     path = {
-        name: str(tmp_path / name) for name in ("up", "down", "broken", "limit", "parts", "via")
+        name: str(tmp_path / name)
+        for name in ("up", "down", "broken", "limit", "parts", "via", "async")
     }
     sent = {
         "sum": kind.send(app.simple, 1, right=2),
@@ -147,6 +148,7 @@ def test_what_a_job_comes_to_arrives_where_its_user_waits(place: Place, tmp_path
         "parts": kind.send(app.in_parts, path["parts"], 12),
     }
     via = place.runtime.submit(app.plain, path["via"], 5, via=app.import_queue)
+    in_loop = place.runtime.submit(app.plain_async, path["async"], 5, via=app.import_queue)
     ids = {name: kind.id_of(handle) for name, handle in sent.items()}
     assert place.job(ids["sum"]).status == "pending"  # recorded when it was sent
     worker = place.start()
@@ -168,6 +170,8 @@ def test_what_a_job_comes_to_arrives_where_its_user_waits(place: Place, tmp_path
     assert kind.result(sent["later"]) == 5
     place.until_status(via, "completed")
     assert items_of(place, tmp_path / "via") == list(range(5))
+    place.until_status(in_loop, "completed")
+    assert items_of(place, tmp_path / "async") == list(range(5))
     worker.stop()
 
 

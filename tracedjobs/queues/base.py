@@ -205,7 +205,7 @@ class Continuable(ABC):
     def deliver(self, delivery: Delivery) -> Verdict:
         """One run of the job, if it may run; raises the job's own error, for the queue to judge.
 
-        An `async def` job that came through a queue of `def` functions has an event loop of its own.
+        An `async def` job that came through a queue of `def` functions runs in a loop of its own.
         """
         return drive(self._flow(delivery, asynchronous=False))
 

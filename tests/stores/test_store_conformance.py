@@ -344,6 +344,22 @@ def test_the_state_goes_with_the_step_and_older_saves_do_not_come_after_it(store
     assert after.open_position is None
 
 
+def test_the_completion_of_a_step_renews_the_lease(store: Store) -> None:
+    head = running(store, ttl=0.5)
+    kept = store.complete_step("a", TOKEN, a_step(), position=0, seq=1, state=None)
+    assert kept
+    assert loaded(store).job.lease_until == head.lease_until
+    assert store.complete_step(
+        "a", TOKEN, a_step("two"), position=1, seq=2, state=None, lease_ttl=30.0
+    )
+    assert loaded(store).job.lease_until > head.lease_until + 29
+    give_up = time.monotonic() + 10
+    while store.lease_alive(head):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    assert store.expired(limit=9) == []
+
+
 @pytest.mark.parametrize("state", [None, '{"k": 2}'])
 def test_a_run_that_was_fenced_off_completes_no_step(store: Store, state: str | None) -> None:
     running(store)

@@ -68,8 +68,8 @@ _COMPLETE_STEP: Final = (
 )
 _CLOSE_STEP: Final = (
     f"UPDATE jobs SET ({_list(POSITION_COLUMNS)}) = ({', '.join('?' * len(NOWHERE))}), "  # noqa: S608
-    "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state) "
-    "WHERE id = ? AND token = ? AND saved_seq < ?"
+    "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state), "
+    "lease_until = coalesce(?, lease_until) WHERE id = ? AND token = ? AND saved_seq < ?"
 )
 _ADMIT: Final = (
     "INSERT INTO step_names SELECT ?1, ?2 "  # noqa: S608
@@ -291,6 +291,7 @@ class SQLiteStore:
         position: int,
         seq: int,
         state: str | None,
+        lease_ttl: float | None = None,
         counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
@@ -299,7 +300,8 @@ class SQLiteStore:
             fence = "SELECT 1 FROM jobs WHERE id = ? AND token = ?"
             if raw.execute(fence, (job_id, token)).fetchone() is None:
                 return False
-            raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, job_id, token, seq))
+            lease = None if lease_ttl is None else boot_time() + lease_ttl
+            raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq))
             values = (position, *astuple(step), job_id, token)
             if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
                 _add(raw, counts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.records import (
     ALLOWED,
+    LOST_GAP,
     Change,
     JobRecord,
     RunRecord,
@@ -74,7 +75,12 @@ def change_arguments(
         "" if pushed is None else pack_list(pushed),
         "" if change.control is None else pack_list(change.control),
         str(len(found.stored.steps)) if dropped else "",
-        *(new.meter or "", new.counted or "", _owes(old, change), len(added), *added),
+        # A run may have completed a step since `old` was read, which clears them both.
+        (new.meter or "") if "meter" in columns else "=",
+        (new.counted or "") if "counted" in columns else "=",
+        _owes(old, change),
+        str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
+        *(len(added), *added),
         *(pack_list(step) for step in (left if dropped else ())),
     ]
 

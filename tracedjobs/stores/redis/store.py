@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core.counting import OTHER
 from tracedjobs._core.records import (
+    LOST_GAP,
     Change,
     Count,
     JobRecord,
@@ -211,6 +212,7 @@ class RedisStore:
         position: int,
         seq: int,
         state: str | None,
+        lease_ttl: float | None = None,
         counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
@@ -218,6 +220,7 @@ class RedisStore:
         keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
         keys += [self._keys.leases(shard), self._keys.totals(shard)]
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
+        args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts)
         return bool(self._call("complete_step", shard, keys, args, writes=True))
 
@@ -397,7 +400,7 @@ class RedisStore:
     def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
         keys = [self._keys.leases(shard)]
         start = self._keys.at(shard, "j:")
-        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode())]
+        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode()), LOST_GAP]
         for save in saves:
             texts = packed_position(save.position, save.progressed_at)
             keys.append(start + save.job_id)

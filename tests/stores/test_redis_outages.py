@@ -155,6 +155,25 @@ def test_a_slow_server_is_waited_for_within_the_limit(server: RedisServer) -> No
         assert store.change(Change("a", head.revision, {"wish": "pause"}))
 
 
+def test_a_slow_server_that_has_to_be_told_a_script_is_unavailable_and_not_wrong(
+    server: RedisServer,
+) -> None:
+    timeout = 1.0
+    with running_proxy(server.port) as proxy:
+        store = open_store(f"redis://127.0.0.1:{proxy.port}/1", timeout=timeout)
+        assert store.create(a_job())
+        with server.client() as client:
+            client.script_flush()
+            # Connecting takes two answers, and its own is the third: more than the limit.
+            proxy.delay = 0.2
+            client.client_kill_filter(_type="normal", skipme=True)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="has not taken a script of ours in time"):
+            store.load("a")
+        assert time.monotonic() - began < timeout * 8 / 3
+        assert loaded(store).job.id == "a"
+
+
 def test_an_answer_that_comes_late_is_never_taken_for_another(server: RedisServer) -> None:
     with running_proxy(server.port) as proxy:
         store = open_store(f"redis://127.0.0.1:{proxy.port}", timeout=TIMEOUT)

@@ -206,7 +206,9 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     spilled_open, spilled_cursor, *parts = rest
     columns, last_run = json.loads(head)
     version = columns[_VERSION]
-    if not isinstance(version, int) or version > RECORD_VERSION:
+    if not isinstance(version, int):
+        raise TypeError(f"{version!r} is no version")
+    if version > RECORD_VERSION:
         msg = (
             f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
             f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "

@@ -341,8 +341,9 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
     chance = random.Random(20_261_123)
     ids = [f"job{number}" for number in range(60)]
     for number, job_id in enumerate(ids):
-        store.create(a_job(job_id, name=f"name{number % 3}"))
-    for _ in range(400):
+        queue = "imports" if number % 2 else None
+        store.create(a_job(job_id, name=f"name{number % 3}", queue=queue))
+    for _ in range(160):
         head = loaded(store, chance.choice(ids)).job
         choices = sorted(ALLOWED[head.status])
         if choices:
@@ -350,6 +351,7 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
             expires = wall_time() + 1000 if status in {Status.COMPLETED, Status.FAILED} else None
             ttl = 30.0 if status is Status.RUNNING else None
             columns = {"status": status, "expires_at": expires, "token": status.value}
+            columns["resume_at"] = float(chance.randrange(10**9)) if chance.random() < 0.8 else None
             assert store.change(Change(head.id, head.revision, columns, lease_ttl=ttl))
     heads = [loaded(store, job_id).job for job_id in ids]
     with redis_server.client() as client:
@@ -369,6 +371,13 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
             named = {head.id for head in heads if head.status is status and head.name == name}
             assert indexed.get(f"n:{status}:{name}", set()) == named
     assert indexed.get("leases", set()) == {h.id for h in heads if h.status is Status.RUNNING}
+    waiting = {
+        head.id
+        for head in heads
+        if head.status is Status.INTERRUPTED and head.queue and head.resume_at is not None
+    }
+    assert waiting
+    assert indexed.get("waiting", set()) == waiting
     expiring = {head.id for head in heads if head.expires_at is not None}
     ends = {json.loads(entry.partition(" ")[2])[0] for entry in indexed.get("ends", set())}
     assert ends == kept == expiring

@@ -378,6 +378,8 @@ class JobRecord:
     """What its queue needs, besides the arguments, to send the message again: typed JSON."""
     handed_at: float | None = None
     """When it was last handed back to its queue by who found it without a run."""
+    hand_at: float | None = None
+    """When it is to be handed back, if it still waits then, see `due`."""
 
     @property
     def position(self) -> Position | None:

@@ -169,6 +169,22 @@ class Store(Protocol):
         """Up to `limit` jobs that owe spans and are claimed by nobody, longest first."""
         ...
 
+    def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """Up to `limit` interrupted jobs of queues whose `hand_at` has come, longest first.
+
+        Of those alone for which that was later than `after`: so one call may go on where another
+        came to.
+        """
+        ...
+
+    def elect(self, name: str, holder: str, *, seconds: float) -> bool:
+        """Whether `holder` is the one who does what `name` stands for, on the store's clock.
+
+        It is elected when nobody else is, for `seconds` from now, or for half of that at least
+        where it was already. With 0 seconds it gives the election back.
+        """
+        ...
+
     def purge(self, *, limit: int) -> int:
         """Delete up to `limit` finished jobs whose retention has ended; how many there were."""
         ...

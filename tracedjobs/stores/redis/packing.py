@@ -34,6 +34,7 @@ __all__ = [
     "Found",
     "Packed",
     "end_entry",
+    "hand_micros",
     "head_text",
     "pack_list",
     "packed",
@@ -87,6 +88,7 @@ HEAD: Final = (
     "trace",
     "message",
     "handed_at",
+    "hand_at",
 )
 _VERSION: Final = HEAD.index("version")
 
@@ -94,6 +96,12 @@ _VERSION: Final = HEAD.index("version")
 def to_micros(moment: float) -> str:
     """Seconds as whole microseconds."""
     return str(round(moment * 1e6)) if math.isfinite(moment) else "0"
+
+
+def hand_micros(job: JobRecord) -> str:
+    """Where the job stands in the index of waiting jobs; nothing where it does not."""
+    waits = job.status is Status.INTERRUPTED and job.queue is not None
+    return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
 
 
 def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:

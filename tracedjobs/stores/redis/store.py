@@ -38,6 +38,7 @@ from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
 from tracedjobs.stores.redis.packing import (
     Found,
     end_entry,
+    hand_micros,
     head_text,
     pack_list,
     packed,
@@ -111,6 +112,7 @@ class RedisStore:
                 self._keys.leases(shard),
                 self._keys.ends(shard),
                 self._keys.totals(shard),
+                self._keys.waiting(shard),
             ],
             [
                 *(job.id, head_text(job, None), job.status.value, job.revision),
@@ -118,7 +120,8 @@ class RedisStore:
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
                 *(columns.spilled_open, columns.spilled_cursor, keep, entry),
-                *(job.meter or "", job.counted or "", *self._added(counts, shard)),
+                *(job.meter or "", job.counted or "", hand_micros(job)),
+                *self._added(counts, shard),
             ],
             writes=True,
         )
@@ -343,6 +346,18 @@ class RedisStore:
             each for _, entries in self._due(self._keys.spans, limit=limit) for each in entries
         ]
         return [job_id for _, job_id in nsmallest(limit, found)]
+
+    def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """See `Store.waiting`."""
+        looks = self._due(self._keys.waiting, limit=limit, after=int(to_micros(after)))
+        found = [each for _, entries in looks for each in entries]
+        heads = self._heads([job_id for _, job_id in nsmallest(limit, found)])
+        return [head for head in heads if hand_micros(head)]
+
+    def elect(self, name: str, holder: str, *, seconds: float) -> bool:
+        """See `Store.elect`."""
+        key, limit = self._keys.elected(name), round(seconds * 1000)
+        return bool(self._call("elect", shard_of(name), [key], [holder, limit], writes=True))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""

@@ -17,7 +17,7 @@ from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
-from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.records import SEQ_GAP, JobRecord, Position, Save, StepRecord, Stored
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
 from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
@@ -40,8 +40,6 @@ STATE_SHARE: Final = 20
 STATE_AGE: Final = 1 / 8
 """Of `checkpoint_every`: a state that is taken is never older, whatever it costs. With the saver's
 share, and the save itself, that stays below the whole."""
-SEQ_GAP: Final = 1_000_000
-"""More saves than can be begun while a step's completion is written."""
 
 
 class LeaseLost(Interrupt):
@@ -396,7 +394,11 @@ class Run:
         tally = counting.step_completed(self.record, step, self.counted)
         counts = (*tally, *self.pending.take(self.record))
 
+        began = boot_time()
+
         def work() -> bool:
+            nonlocal began
+            began = boot_time()
             return self.store.complete_step(
                 self.record.id,
                 self.token,
@@ -404,6 +406,7 @@ class Run:
                 position=len(self.progress.order),
                 seq=seq,
                 state=state,
+                lease_ttl=self.lease_ttl,
                 counts=counts,
             )
 
@@ -411,6 +414,7 @@ class Run:
         if not (yield from self.persist(work)):
             self.lose("another run has taken it over")
             self.check()
+        self.lease_deadline = max(self.lease_deadline, began + self.lease_ttl)
         self.progress.complete(step)
         if self.current is not None:
             self.current.let_go()

@@ -202,8 +202,8 @@ def _longest() -> float:
 def _subscribed_logs(resource: Resource) -> object | None:
     from opentelemetry import _logs as logs_api  # noqa: PLC0415 - still private in OpenTelemetry
     from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
-    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor  # noqa: PLC0415
 
+    from tracedjobs.telemetry.batching import OwnLoggerProvider  # noqa: PLC0415
     from tracedjobs.telemetry.otel_logs import OtelLogEvents  # noqa: PLC0415
 
     provider = logs_api.get_logger_provider()
@@ -211,9 +211,7 @@ def _subscribed_logs(resource: Resource) -> object | None:
         makes = _exporters("logs")
         if not makes:
             return None
-        provider = LoggerProvider(resource=resource)
-        for make in makes:
-            provider.add_log_record_processor(BatchLogRecordProcessor(Logs(make, "Log records")))
+        provider = OwnLoggerProvider(resource, [Logs(make, "Log records") for make in makes])
         logs_api.set_logger_provider(provider)
     listener = OtelLogEvents(provider)
     events.subscribe(listener)

@@ -238,6 +238,39 @@ def test_nothing_is_lost_or_counted_twice_or_goes_backwards_however_runs_end(
     assert value(samples, "run_duration_seconds_count") == sum(each.run for each in jobs)
 
 
+UNSAVED = """
+@job(name="metrics:unsaved", checkpoint_every=60)
+def unsaved(ctx: Context) -> None:
+    def source(cursor):
+        for at in range(int(cursor or 0), 9):
+            yield at, f"{at + 1}"
+    for at in ctx.each("rows", source):
+        if at == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@job(name="metrics:unsaved")
+def unsaved(ctx: Context) -> None:
+    """As in `UNSAVED`, to be submitted and taken over here."""
+    for _ in ctx.each("rows", lambda cursor: [(at, str(at)) for at in range(9)]):
+        pass
+
+
+def test_items_of_a_step_that_was_never_saved_are_counted_as_done_again(
+    runtime: Runtime, store_url: str, children: Children
+) -> None:
+    job_id = runtime.submit(unsaved)
+    children.start(UNSAVED + PERFORM, store_url, job_id).ends(-signal.SIGKILL)
+    assert value(scraped(runtime), "jobs", state="lost") == 1
+    runtime.recover()
+    check_conserved(scraped(runtime), [runtime.get(job_id)])
+    assert runtime.perform(job_id).ok
+    samples = scraped(runtime)
+    check_conserved(samples, [runtime.get(job_id)])
+    assert value(samples, "items_redone_total") == runtime.get(job_id).items_redone == 5
+
+
 @pytest.fixture
 def runtime(store_url: str, request: pytest.FixtureRequest) -> Iterator[Runtime]:
     if store_url == "memory://" and "children" in request.fixturenames:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import urlopen
@@ -44,6 +44,8 @@ __all__ = ["AgreementFigures", "AgreementForm", "Fleet"]
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 LEASE_TTL: Final = 1.5
 PATIENCE: Final = 60.0
+KILLS: Final = 3
+"""At first, so that there are some."""
 STILL: Final = 5
 """Tries of a look at a fleet that is stopped: what a server had been asked before comes later."""
 
@@ -54,7 +56,7 @@ class AgreementForm:
 
     jobs: int = 25
     workers: int = 3
-    events: int = 16
+    events: int = 14
 
 
 @dataclass(slots=True)
@@ -75,6 +77,8 @@ class AgreementFigures:
     away: int = 0
     """Looks that came to nothing, since a stopped process held the store's lock."""
     spans: int = 0
+    twice: int = 0
+    """Of these sent again, for their sender was killed before it could note that it sent them."""
     events: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -82,8 +86,9 @@ class AgreementFigures:
         return (
             f"{self.looks} looks, {self.still} at a fleet that stood still; {self.compared} times "
             f"a job was told alike by all ({self.running} running, {self.lost} lost, "
-            f"{self.stalled} stalled), {self.moved} times it moved meanwhile; {self.away} looks in vain; {self.spans} spans; "
-            f"{done}"
+            f"{self.stalled} stalled), {self.moved} times it moved meanwhile; "
+            f"{self.away} looks in vain; {self.spans} spans ({self.twice} sent "
+            f"again after a kill); {done}"
         )
 
 
@@ -121,6 +126,7 @@ class Fleet:
         self._workers: list[_Worker] = []
         self._watch = Watch()
         self._spans_seen = 0
+        self._killed: set[str] = set()
         self._kept_paused = ""
         self.jobs: list[str] = []
         self.figures = AgreementFigures()
@@ -155,9 +161,10 @@ class Fleet:
             self._submit()
             self._look()
             self._workers = [self._start() for _ in range(self._form.workers)]
-            for _ in range(self._form.events):
+            for number in range(self._form.events):
                 self._look_around()
-                event = self._chance.choices(*zip(*self._events(), strict=True))[0]
+                events = [self._kill] if number < KILLS else self._events()
+                event = self._chance.choice(events)
                 self.figures.events[event.__name__.strip("_")] += 1
                 event()
             self._finish()
@@ -180,19 +187,20 @@ class Fleet:
         self._kept_paused = self.jobs[1]
         self._runtime.pause(self._kept_paused)
 
-    def _events(self) -> list[tuple[Callable[[], None], int]]:
+    def _events(self) -> list[Callable[[], None]]:
         return [
-            (self._kill, 6),
-            (self._term, 3),
-            (self._freeze, 1),
-            (self._pause, 3),
-            (self._resume, 3),
-            (self._cancel, 1),
+            *[self._kill] * 6,
+            *[self._term] * 3,
+            *[self._pause] * 3,
+            *[self._resume] * 3,
+            self._freeze,
+            self._cancel,
         ]
 
     def _kill(self) -> None:
         worker = self._chance.choice(self._workers)
         os.kill(worker.pid, signal.SIGKILL)
+        self._killed.add(f"{os.uname().nodename}:{worker.pid}")
         assert self._ends(worker) == -signal.SIGKILL, self.errors
         self._look()  # its job is lost at once
         self._workers[self._workers.index(worker)] = self._start()
@@ -396,12 +404,26 @@ class Fleet:
                 assert said["tracedjobs.job.outcome"] == stored.job.status
 
     def _check_spans(self) -> None:
-        spans = self._receiver.spans
+        spans = self._once(self._receiver.spans)
         check_whole(spans)
         for job in map(self._runtime.get, self.jobs):
             if job.trace_id is not None:  # it has run: who submitted it has no telemetry
                 check_story(spans, job)
                 _check_items(spans, job)
+
+    def _once(self, spans: Sequence[Received]) -> list[Received]:
+        """Each span once. Who was killed before it could note that it sent is the one excuse."""
+        by_id: dict[str, list[Received]] = {}
+        for span in spans:
+            by_id.setdefault(span.span_id, []).append(span)
+        for same in by_id.values():
+            living = [
+                span for span in same if span.resource["tracedjobs.worker"] not in self._killed
+            ]
+            assert len(living) <= 1, same
+            assert len({repr(replace(span, resource={})) for span in same}) == 1, same
+            self.figures.twice += len(same) - 1
+        return [same[0] for same in by_id.values()]
 
     def _check_command(self) -> None:
         """The command itself, in a process of its own, says what was compared all the time."""

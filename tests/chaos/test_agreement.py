@@ -53,7 +53,7 @@ def test_show_metrics_and_spans_say_the_same_of_each_job_at_every_moment(
             raise
     assert not fleet.errors
     figures = fleet.figures
-    assert figures.still > 10
+    assert figures.still > 4
     assert figures.running > 50
     assert figures.lost > 0
     with capsys.disabled() if LONG else nullcontext():

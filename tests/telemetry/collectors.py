@@ -102,7 +102,8 @@ def missing_spans(spans: Sequence[Received], jobs: Iterable[JobSnapshot]) -> lis
     """The jobs of which spans are still to come."""
 
     def count(start: str, job: JobSnapshot) -> int:
-        return sum(span.name.startswith(start) for span in spans if span.trace_id == job.trace_id)
+        mine = [span for span in spans if span.trace_id == job.trace_id]
+        return len({span.span_id for span in mine if span.name.startswith(start)})
 
     return [
         f"{job.id} {job.status} lost={job.lost} of {[run.outcome for run in job.runs]}: "

@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
@@ -472,7 +473,9 @@ class Run:
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
-        position = step.position()
+        position, seconds = step.position(), None
+        with suppress(StoreError):  # it was closed, and tells the time no more
+            seconds = self.store.time() - step.started_at
         events.notify_of(
             self.record,
             event,
@@ -480,7 +483,7 @@ class Run:
             cursor=position.cursor,
             items=position.items,
             total=position.total,
-            duration_s=self.store.time() - step.started_at,
+            duration_s=seconds,
             **payload,
         )
 

@@ -145,7 +145,7 @@ class Fleet:
                 env={
                     **os.environ,
                     **environment,
-                    "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # a claim is at least three times as long
+                    "OTEL_EXPORTER_OTLP_TIMEOUT": "3",  # a claim is at least three times as long
                     "PYTHONPATH": str(REPOSITORY),
                 },
             )

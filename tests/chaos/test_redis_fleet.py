@@ -11,6 +11,7 @@ import pytest
 from tests.chaos.redis_checks import check_fleet, check_keys
 from tests.chaos.redis_fleet import Fleet, Form
 from tests.stores.redis_servers import running_redis
+from tests.telemetry.scrapes import check_conserved, scraped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,12 +44,14 @@ def test_a_fleet_on_one_redis_loses_nothing_and_has_one_writer_a_job(
             began = time.monotonic()
             figures = check_fleet(fleet, tmp_path / "log", form.lease_ttl)
             check_keys(fleet, server)
+            check_conserved(scraped(fleet.runtime), map(fleet.runtime.get, fleet.jobs))
         except BaseException as error:
             error.add_note(f"again: TRACEDJOBS_CHAOS_SEED={seed}\n{fleet.history.outages}")
             raise
         finally:
             fleet.runtime.close()
     assert not fleet.errors
+    assert fleet.history.scrapes > 0
     with capsys.disabled() if LONG else nullcontext():
         print(  # noqa: T201 - the figures are what the long form is for
             f"\n{len(fleet.history.kills)} kills, {fleet.history.terms} SIGTERMs, "

@@ -503,7 +503,8 @@ def _grown(jobs: Sequence[Stored]) -> Counter[str]:
         for run in stored.runs:
             if run.outcome is not None:
                 found[f"runs {run.outcome}"] += 1
-        if head.ended_at is not None:
+                found["jobs failed"] += run.outcome == "failed"  # and runs again, perhaps
+        if head.ended_at is not None and head.status is not Status.FAILED:
             found[f"jobs {head.status}"] += 1
     return found
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import _thread
 import asyncio
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tracedjobs import Context, Runtime, events, job
 from tracedjobs._core import values
 from tracedjobs._core.loop import Loop
 from tracedjobs._core.masking import mask_text
 from tracedjobs._core.records import Change
+from tracedjobs._core.saver import saver
 from tracedjobs.errors import LeaseLostError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tracedjobs._core.run import Run
     from tracedjobs.events import Event
 
 
@@ -373,3 +377,39 @@ def test_each_loop_that_was_begun_ends_with_one_event(
         "job_lease_lost",
         "job_completed",
     }
+
+
+@job(name="test_events_saved", checkpoint_every=0.05)
+def saving(ctx: Context) -> None:
+    (run,) = saver.runs()
+    for item in ctx.each("items", range(10_000)):
+        time.sleep(0.005)
+        if item > 5 and BLOCKED.is_set():
+            until(partial(_renewed_since, run, run.lease_deadline), "it is renewed", within=5)
+            ctx.interrupt("seen")
+
+
+def _renewed_since(run: Run, deadline: float) -> bool:
+    return run.lease_deadline > deadline
+
+
+BLOCKED = threading.Event()
+
+
+def test_a_subscriber_that_blocks_at_what_the_saver_sees_ends_no_lease() -> None:
+    released = threading.Event()
+
+    def blocks(event: Event) -> None:
+        if event.name == "job_cursor_advanced":
+            BLOCKED.set()
+            released.wait(PATIENCE)
+
+    BLOCKED.clear()
+    events.subscribe(blocks)
+    try:
+        with Runtime("memory://", lease_ttl=1.0) as runtime:
+            outcome = runtime.perform(runtime.submit(saving))
+            assert outcome.reason == "seen"
+    finally:
+        released.set()
+        events.unsubscribe(blocks)

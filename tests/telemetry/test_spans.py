@@ -199,6 +199,24 @@ with Runtime("memory://") as runtime:
             False,
         ),
         (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "0", "OTEL_LOGS_EXPORTER": "none"},
+            "Telemetry is off: OTEL_BSP_MAX_QUEUE_SIZE=0 is no whole number above 0. Jobs go on.",
+            False,
+        ),
+        (
+            {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-3"},  # refused by an import of OpenTelemetry
+            (
+                "Telemetry is off: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer "
+                "but got -3. Jobs go on."
+            ),
+            False,
+        ),
+        (
+            {"OTEL_BLRP_SCHEDULE_DELAY": "soon", "OTEL_TRACES_EXPORTER": "none"},
+            "Telemetry is off: OTEL_BLRP_SCHEDULE_DELAY=soon is no whole number above 0. Jobs go",
+            False,
+        ),
+        (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:99999"},
             "Telemetry is off: the OTLP endpoint http://127.0.0.1:99999 has no valid port. ",
             False,

@@ -19,6 +19,7 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.telling import tell_later
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
 from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
@@ -456,12 +457,13 @@ class Run:
         events.notify_of(self.record, event, **payload)
 
     def emit_saved(self, save: Save) -> bool:
-        """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
+        """Tell the reporter when a newer cursor was saved; the saver's thread does not wait."""
         position = save.position
         if position is None or position == self._told:
             return False
         self._told = position
-        self.emit(
+        tell_later(
+            self.record,
             "job_cursor_advanced",
             step=position.step,
             cursor=position.cursor,

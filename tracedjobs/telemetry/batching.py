@@ -23,7 +23,7 @@ from opentelemetry.sdk._logs import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from tracedjobs.telemetry.exporting import SettingsError
+from tracedjobs.telemetry.settings import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +51,9 @@ class Batches(LogRecordProcessor):
     def __init__(self, exporter: LogRecordExporter) -> None:
         """Have none yet; the thread begins with the first."""
         self._exporter = exporter
-        self._delay = _setting("SCHEDULE_DELAY", DELAY) / 1000
-        self._most = _setting("MAX_QUEUE_SIZE", MOST_QUEUED)
-        self._most_sent = min(_setting("MAX_EXPORT_BATCH_SIZE", MOST_SENT), self._most)
+        self._delay = whole("OTEL_BLRP_SCHEDULE_DELAY", DELAY) / 1000
+        self._most = whole("OTEL_BLRP_MAX_QUEUE_SIZE", MOST_QUEUED)
+        self._most_sent = min(whole("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", MOST_SENT), self._most)
         self._queue: deque[ReadableLogRecord | tuple[Any, ...]] = deque()
         self._closed = False
         self._dropping = False
@@ -180,14 +180,3 @@ class OwnLoggerProvider(LoggerProvider):
         """See `LoggerProvider.add_log_record_processor`."""
         self.shared = True
         super().add_log_record_processor(log_record_processor)
-
-
-def _setting(name: str, default: int) -> int:
-    full = f"OTEL_BLRP_{name}"
-    text = os.environ.get(full, "").strip()
-    if not text:
-        return default
-    if text.isascii() and text.isdecimal() and int(text) > 0:
-        return int(text)
-    msg = f"{full}={text} is no whole number above 0"
-    raise SettingsError(msg)

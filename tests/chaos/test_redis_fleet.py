@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.redis_checks import SINCE_SNAPSHOT, UNWRITTEN, check_fleet, check_keys
 from tests.chaos.redis_fleet import Fleet, Form
 from tests.stores.redis_servers import running_redis
+from tests.telemetry.scrapes import check_conserved, scraped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,7 @@ def test_a_fleet_on_one_redis_loses_nothing_and_has_one_writer_a_job(
             began = time.monotonic()
             figures = check_fleet(fleet, tmp_path / "log", form.lease_ttl, unwritten=unwritten)
             check_keys(fleet, server)
+            check_conserved(scraped(fleet.runtime), map(fleet.runtime.get, fleet.jobs))
         except BaseException as error:
             error.add_note(f"again: TRACEDJOBS_CHAOS_SEED={seed}\n{fleet.history.outages}")
             raise
@@ -57,6 +59,7 @@ def test_a_fleet_on_one_redis_loses_nothing_and_has_one_writer_a_job(
             fleet.runtime.close()
     told = fleet.errors.splitlines()
     assert [line for line in told if "writes snapshots alone" not in line] == []
+    assert fleet.history.scrapes > 0
     with capsys.disabled() if LONG else nullcontext():
         print(  # noqa: T201 - the figures are what the long form is for
             f"\n{len(fleet.history.kills)} kills, {fleet.history.terms} SIGTERMs, "

@@ -261,7 +261,7 @@ def _apply(
             taken = takeover(stored)
             columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
             closed = close_lost(tally, store, stored, taken)
-            counting.items(tally, head, taken.position, taken.redone)
+            counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
         if columns.get("status") is Status.CANCELLED:
             counting.finished(tally, head, Status.CANCELLED, now)
         change = Change(

@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
@@ -18,6 +19,7 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import SEQ_GAP, JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.telling import tell_later
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
 from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
@@ -487,12 +489,13 @@ class Run:
         events.notify_of(self.record, event, **payload)
 
     def emit_saved(self, save: Save) -> bool:
-        """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
+        """Tell the reporter when a newer cursor was saved; the saver's thread does not wait."""
         position = save.position
         if position is None or position == self._told:
             return False
         self._told = position
-        self.emit(
+        tell_later(
+            self.record,
             "job_cursor_advanced",
             step=position.step,
             cursor=position.cursor,
@@ -504,7 +507,9 @@ class Run:
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
-        position = step.position()
+        position, seconds = step.position(), None
+        with suppress(StoreError):  # it was closed, and tells the time no more
+            seconds = self.store.time() - step.started_at
         events.notify_of(
             self.record,
             event,
@@ -512,7 +517,7 @@ class Run:
             cursor=position.cursor,
             items=position.items,
             total=position.total,
-            duration_s=self.store.time() - step.started_at,
+            duration_s=seconds,
             **payload,
         )
 

@@ -60,6 +60,8 @@ class Takeover:
 
     position: Position | None
     redone: int = 0
+    redone_in: str = ""
+    """Their step, if its name is known."""
     found: bool = False
     """Whether the run's cell was there."""
     open: bool = field(default=False, compare=False)
@@ -96,7 +98,8 @@ def takeover(stored: Stored) -> Takeover:
         return Takeover(saved, found=True)
     if not left.step or cell.numbers[KIND] == COUNTED:
         known = saved is not None and saved.step == left.step
-        return Takeover(saved, redone=left.items - done, found=True, open=known)
+        redone = left.items - done
+        return Takeover(saved, redone=redone, redone_in=left.step, found=True, open=known)
     return Takeover(left, found=True, open=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import (
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
+from tracedjobs._core.owner import owner_is_dead
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs._core.trace import Trace
@@ -28,7 +30,7 @@ from tracedjobs.errors import TracedJobsError
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tracedjobs._core.runtime import Runtime
 
@@ -95,7 +97,8 @@ class StoreCollector(Collector):
         finally:
             self._read_at = time.monotonic()
         self._tell_of_folded(survey)
-        living = sorted((_Live(each) for each in survey.living), key=_Live.place)
+        dead = lru_cache(maxsize=None)(owner_is_dead)  # a process is looked at once, not a job
+        living = sorted((_Live(each, dead) for each in survey.living), key=_Live.place)
         shown = living[: self._most_jobs]
         families = [*_counters(survey, living), *_histograms(survey), *_gauges(survey, living)]
         families += _of_each(shown, survey.now)
@@ -123,12 +126,12 @@ class StoreCollector(Collector):
 class _Live:
     """A running job, and which of the states it is in."""
 
-    def __init__(self, living: Living) -> None:
+    def __init__(self, living: Living, dead: Callable[[str | None, str | None], bool]) -> None:
         self.job = living.job
         self.heartbeat = living.heartbeat
         self.labels = (living.job.name, living.job.queue or "")
         self.state = "running"
-        if not living.alive:
+        if not living.alive or dead(living.job.owner, living.job.lease_boot):
             self.state = "lost"
         elif hangs(living.job, living.heartbeat):
             self.state = "stalled"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUCKETS",
     "OTHER",
+    "OUTCOMES",
     "Pending",
     "Tally",
     "ended",
@@ -68,6 +69,14 @@ REASONS: Final = frozenset(
     }
 )
 """The reasons of our own; those of applications are any text, and one label together."""
+
+OUTCOMES: Final = {
+    "jobs_finished": tuple(sorted(FINISHED)),
+    "runs": ("interrupted", "paused", *sorted(FINISHED), "lost"),
+    "interruptions": (*sorted(REASONS), OTHER),
+}
+"""What the last label of these counters may be: each is told from the first job on, 0 too, for what
+Prometheus sees appear it cannot tell from what was there before."""
 
 
 def reason_label(reason: str | None) -> str:

@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
+from tracedjobs._core.counting import BUCKETS, OTHER, OUTCOMES, uncounted
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs._core.trace import Trace
@@ -140,6 +140,11 @@ class _Live:
 
 def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
     values = _by_metric(survey.totals)
+    for name, outcomes in OUTCOMES.items():
+        found = values.setdefault(name, {})
+        for of_job in values.get("jobs_enqueued", {}):
+            for outcome in outcomes:
+                found.setdefault((*of_job, outcome), 0.0)
     items = values.setdefault("items_processed", {})
     exemplars: dict[Labels, Exemplar] = {}
     """A job whose items are among them, by its trace."""

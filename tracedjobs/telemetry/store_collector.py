@@ -142,9 +142,9 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
     values = _by_metric(survey.totals)
     for name, outcomes in OUTCOMES.items():
         found = values.setdefault(name, {})
-        for of_job in values.get("jobs_enqueued", {}):
+        for common in values.get("jobs_enqueued", {}):
             for outcome in outcomes:
-                found.setdefault((*of_job, outcome), 0.0)
+                found.setdefault((*common, outcome), 0.0)
     items = values.setdefault("items_processed", {})
     exemplars: dict[Labels, Exemplar] = {}
     """A job whose items are among them, by its trace."""

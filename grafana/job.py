@@ -108,15 +108,13 @@ def _figures(page: Page) -> None:
         most("job_heartbeat_timestamp_seconds"),
         most("job_last_progress_timestamp_seconds"),
     )
-    stalls = f"({heartbeat} - {moved} > bool {most('job_stall_after_seconds')})"
-    states = {"0": ("running", OF["running"]), "1": ("stalled", OF["stalled"])}
     for title, description, line, unit, says in (
         (
             "State",
-            "Whether it runs, and whether its cursor moves. Lost: see the last sign of life.",
-            f"{stalls} or 0 * {most('job_info')}",
+            "Whether it runs, moves, and still has its process.",
+            q.state("job_id", q.ONE_JOB),
             "none",
-            states,
+            q.STATES,
         ),
         (
             "Progress",

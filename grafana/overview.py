@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from grafana import queries as q
 from grafana.page import Page, link
-from grafana.palette import OF
 from grafana.panels import Column, Line, bars, lines, number, rows, said
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ __all__ = ["dashboard"]
 TO_TYPE = link("job-type", "var-job_name=${__field.labels.job_name}")
 TO_JOB = link("job", "var-job_id=${__value.raw}")
 NOTHING_RUNS = "Nothing runs. If jobs do run: is the exporter scraped? See Workers and exporter."
-SILENT = 45
-"""Seconds without a sign of life: half again the lease that a run has unless told otherwise."""
 
 
 def dashboard() -> Dashboard:
@@ -120,31 +117,16 @@ def _figures(page: Page) -> None:
 
 
 def _running() -> Placed:
-    heartbeat = q.gauge("job_heartbeat_timestamp_seconds")
-    moved = q.gauge("job_last_progress_timestamp_seconds")
-    info = f"max by (job_id) ({q.gauge('job_info')})"
-    # Both times are the worker's, of one save: a late scrape or a wrong clock makes no stall.
-    stalls = (
-        f"(max by (job_id) ({heartbeat}) - max by (job_id) ({moved})"
-        f" > bool max by (job_id) ({q.gauge('job_stall_after_seconds')})) or 0 * {info}"
-    )
-    silent = f"(min by (job_id) (timestamp({heartbeat}) - {heartbeat}) > bool {SILENT}) or {info}"
-
     def since(name: str) -> str:
         return f"time() - max by (job_id) ({q.gauge(name)})"
 
-    states = {
-        "0": ("running", OF["running"]),
-        "1": ("stalled", OF["stalled"]),
-        "2": ("lost", OF["lost"]),
-    }
     return rows(
         "Running now",
         "Each running job, stalled and lost ones first: how far its open step is, and for how long "
-        "the job, this run, and the item in hand have been going. Lost here: no sign of life for "
-        f"{SILENT} s. At most 200 jobs have a line, see Workers and exporter.",
+        "the job, this run, and the item in hand have been going. At most 200 jobs have a line, "
+        "see Workers and exporter.",
         [
-            Column("State", f"clamp_max(({stalls}) + 2 * ({silent}), 2)", says=states, width=90),
+            Column("State", q.state("job_id", q.FLEET), says=q.STATES, width=90),
             Column("job_id", to=TO_JOB, width=280),
             Column("job_name", width=180),
             Column("step", width=130),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from grafana.palette import OF
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FLEET",
     "ONE",
     "ONE_JOB",
+    "STATES",
     "counter",
     "gauge",
     "increase",
@@ -22,6 +24,7 @@ __all__ = [
     "of_job",
     "quantile",
     "rate",
+    "state",
     "total",
 ]
 
@@ -30,6 +33,13 @@ EXPORTER: Final = ('job=~"$job"',)
 """`job` is Prometheus' own label: of the exporter, and so of the store."""
 FLEET: Final = (*EXPORTER, 'job_name=~"$job_name"', 'queue=~"$queue"')
 ONE_JOB: Final = (*EXPORTER, 'job_id="$job_id"')
+_IS: Final = 'state="{}"'
+STATES: Final = {
+    "0": ("running", OF["running"]),
+    "1": ("stalled", OF["stalled"]),
+    "2": ("lost", OF["lost"]),
+}
+"""What the numbers of `state` say, and their colours."""
 
 
 def counter(name: str, *matchers: str) -> str:
@@ -68,6 +78,15 @@ def now(selector: str) -> str:
 def total(inner: str, *by: str) -> str:
     """Added up, by these labels."""
     return f"sum by ({', '.join(by)}) ({inner})" if by else f"sum({inner})"
+
+
+def state(by: str, scope: tuple[str, ...]) -> str:
+    """The state of running jobs as a number, the worse the greater: see `STATES`."""
+    of_each = (
+        f"{value} * max by ({by}) ({_selector('job_info', scope, (_IS.format(text),))})"
+        for value, (text, _) in STATES.items()
+    )
+    return " or ".join(of_each)
 
 
 def quantile(share: float, name: str, *by: str, over: str | None = None, ago: str = "") -> str:

@@ -19,7 +19,7 @@ from tests.grafana.asked import EXPORTED, selectors
 from tests.monitoring import program
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 RULES = FOLDER / "alerts" / "tracedjobs.rules.yml"
 MANAGED = FOLDER / "alerts" / "grafana-managed.yml"
@@ -34,9 +34,9 @@ class Case(NamedTuple):
     """Series by name and labels, and what fires at which seconds."""
 
     name: str
-    series: dict[str, Sequence[str]]
+    series: Mapping[str, Sequence[str]]
     """Of one exporter each: so two texts are two replicas."""
-    fires: dict[int, Sequence[str]]
+    fires: Mapping[int, Sequence[str]]
     """The alerts and their labels, besides severity, by seconds."""
 
 
@@ -53,7 +53,7 @@ def of_job(name: str, *, heartbeat: str, moved: str, after: str = "60x400") -> d
     }
 
 
-def twice(series: dict[str, list[str]]) -> dict[str, list[str]]:
+def twice(series: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {name: [*texts, *texts] for name, texts in series.items()}
 
 
@@ -78,7 +78,7 @@ def looping(
     return {
         f"job_runs{{{JOB}}}": [runs],
         f"job_items_processed{{{JOB}}}": [items],
-        f'job_info{{{JOB},step="rows",worker="w",trace_id=""}}': [step],
+        f'job_info{{{JOB},step="rows",state="running",worker="w",trace_id=""}}': [step],
         kind % ONE: [ends],
         f'items_processed_total{{{ONE},step="rows"}}': [others],
     }

@@ -140,11 +140,12 @@ class _Live:
 
 def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
     values = _by_metric(survey.totals)
-    for name, outcomes in OUTCOMES.items():
-        found = values.setdefault(name, {})
-        for common in values.get("jobs_enqueued", {}):
+    for common in values.get("jobs_enqueued", {}):
+        for name in ("resumptions", "duplicates_refused", "leases_lost"):
+            values.setdefault(name, {}).setdefault(common, 0.0)
+        for name, outcomes in OUTCOMES.items():
             for outcome in outcomes:
-                found.setdefault((*common, outcome), 0.0)
+                values.setdefault(name, {}).setdefault((*common, outcome), 0.0)
     items = values.setdefault("items_processed", {})
     exemplars: dict[Labels, Exemplar] = {}
     """A job whose items are among them, by its trace."""
@@ -243,7 +244,8 @@ def _of_each(living: Iterable[_Live], now: float) -> Iterator[Metric]:
         job = live.job
         labels: Labels = (*live.labels, job.id)
         trace = Trace.read(job.trace)
-        info = (*labels, job.worker or "", job.step or "", "" if trace is None else trace.trace_id)
+        told = "" if trace is None else trace.trace_id
+        info = (*labels, live.state, job.worker or "", job.step or "", told)
         values["job_info"].append((info, 1.0))
         position = job.position
         entered = Entered.read(job.entered)

@@ -195,7 +195,7 @@ def _figures(page: Page) -> None:
 def _over_time(page: Page) -> None:
     page.put(
         lines(
-            "Progress",
+            "Progress over time",
             "How much of the open step is done; it begins anew with each step. Shaded: its runs.",
             Line(f"max by (job_id) ({q.of_job('job_progress_ratio')})", "done"),
             unit="percentunit",
@@ -205,7 +205,7 @@ def _over_time(page: Page) -> None:
     )
     page.put(
         lines(
-            "Items of the open step",
+            "Items over time",
             "Done, and how many there are where that is known. After a kill those that are done "
             "again show as a step down.",
             Line(f"max by (job_id) ({q.of_job('job_items_processed')})", "done"),

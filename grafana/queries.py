@@ -94,7 +94,8 @@ def quantile(share: float, name: str, *by: str, over: str | None = None, ago: st
     _ = HISTOGRAMS[name]
     selector = _selector(f"{name}_seconds_bucket", FLEET, ())
     inner = rate(selector, ago=ago) if over is None else increase(selector, over)
-    return f"histogram_quantile({share}, {total(inner, 'le', *by)})"
+    # What has no observation is not a number, and is left out.
+    return f"histogram_quantile({share}, {total(inner, 'le', *by)}) >= 0"
 
 
 def _selector(name: str, scope: tuple[str, ...], matchers: tuple[str, ...]) -> str:

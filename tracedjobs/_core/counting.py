@@ -23,6 +23,7 @@ __all__ = [
     "BUCKETS",
     "OTHER",
     "OUTCOMES",
+    "STEP_OUTCOMES",
     "Pending",
     "Tally",
     "ended",
@@ -75,8 +76,9 @@ OUTCOMES: Final = {
     "runs": ("interrupted", "paused", *sorted(FINISHED), "lost"),
     "interruptions": (*sorted(REASONS), OTHER),
 }
-"""What the last label of these counters may be: each is told from the first job on, 0 too, for what
-Prometheus sees appear it cannot tell from what was there before."""
+"""What the last label of these counters may be."""
+STEP_OUTCOMES: Final = ("completed", "interrupted", "failed", "lost")
+"""And that of `steps`."""
 
 
 def reason_label(reason: str | None) -> str:

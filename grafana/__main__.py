@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from grafana.written import FOLDER, everything
+from grafana.written import ROOT, everything
 
 __all__ = ["main"]
 
@@ -14,7 +14,7 @@ def main() -> int:
     check = "--check" in sys.argv[1:]
     differs = []
     for name, text in everything().items():
-        path = FOLDER / name
+        path = ROOT / name
         if path.is_file() and path.read_text("utf-8") == text:
             continue
         differs.append(name)

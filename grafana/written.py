@@ -10,13 +10,16 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import job, job_type, overview, trace, workers
 from grafana.managed_alerts import managed_alerts
+from tracedjobs.grafana.kubernetes import config_map, prometheus_rule
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.models.dashboard import Dashboard
 
-__all__ = ["DASHBOARDS", "FOLDER", "everything", "shipped"]
+__all__ = ["DASHBOARDS", "FOLDER", "ROOT", "everything", "shipped"]
 
-FOLDER: Final = Path(__file__).parents[1] / "tracedjobs" / "grafana"
+ROOT: Final = Path(__file__).parents[1]
+FOLDER: Final = ROOT / "tracedjobs" / "grafana"
+KUBERNETES: Final = "examples/kubernetes"
 DASHBOARDS: Final = {
     "overview": overview.dashboard,
     "job": job.dashboard,
@@ -27,11 +30,16 @@ DASHBOARDS: Final = {
 
 
 def everything() -> dict[str, str]:
-    """The text of each file, by its place in the package."""
-    texts = {f"dashboards/{name}.json": _text(made()) for name, made in DASHBOARDS.items()}
+    """The text of each file, by its place in the tree."""
+    pages = {f"{name}.json": _text(made()) for name, made in DASHBOARDS.items()}
     rules = (FOLDER / "alerts" / "tracedjobs.rules.yml").read_text("utf-8")
-    texts["alerts/grafana-managed.yml"] = managed_alerts(rules)
-    return texts
+    package = FOLDER.relative_to(ROOT)
+    return {
+        **{f"{package}/dashboards/{name}": text for name, text in pages.items()},
+        f"{package}/alerts/grafana-managed.yml": managed_alerts(rules),
+        f"{KUBERNETES}/dashboards.yaml": config_map(dict(sorted(pages.items()))),
+        f"{KUBERNETES}/rules.yaml": prometheus_rule(rules),
+    }
 
 
 def shipped() -> dict[str, dict[str, Any]]:

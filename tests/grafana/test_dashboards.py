@@ -13,7 +13,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as sdk
 
 from grafana.palette import SAFE
-from grafana.written import DASHBOARDS, FOLDER, everything, shipped
+from grafana.written import DASHBOARDS, FOLDER, ROOT, everything, shipped
 from tests.grafana.asked import (
     EXPORTED,
     PROMETHEUS_OWN,
@@ -40,10 +40,10 @@ def page(name: str) -> dict[str, Any]:
 
 def test_what_is_shipped_is_what_the_code_writes() -> None:
     differ = [
-        name for name, text in everything().items() if (FOLDER / name).read_text("utf-8") != text
+        name for name, text in everything().items() if (ROOT / name).read_text("utf-8") != text
     ]
     assert not differ, "`make dashboards` writes them"
-    there = {str(path.relative_to(FOLDER)) for path in FOLDER.glob("*/*.json")}
+    there = {str(path.relative_to(ROOT)) for path in FOLDER.glob("*/*.json")}
     assert there == {name for name in everything() if name.endswith(".json")}
 
 

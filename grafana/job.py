@@ -19,7 +19,8 @@ __all__ = ["dashboard"]
 
 
 NO_LINE = "It did not run in this time, or was not among the 200 jobs that have series."
-LOG = '{service_name=~".+"} | tracedjobs_job_id="$job_id"'
+LOG = '{service_name=~".+"} | tracedjobs_job_id="$job_id" or job_id="$job_id"'
+"""As the library tells it, and as an application's own lines are bound to their job."""
 
 
 def dashboard() -> Dashboard:

@@ -23,7 +23,7 @@ SELDOM = "5m"
 """The shortest step where a few observations are all there are."""
 NO_JOBS = "No job of this type has ended in this time."
 NO_RUNS = "No run of this type has ended in this time."
-HERE = link("overview", "${job_name:queryparam}")
+HERE = link("overview", "${job_name:queryparam}", "${queue:queryparam}")
 
 
 def dashboard() -> Dashboard:

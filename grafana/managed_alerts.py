@@ -22,6 +22,8 @@ HEAD: Final = """\
 """
 PAGES: Final = {"tracedjobs-overview": 1, "tracedjobs-job": 1, "tracedjobs-workers": 1}
 LOOK_BACK: Final = 3600
+EVERY: Final = "30s"
+"""Grafana takes multiples of 10 s alone."""
 
 
 def managed_alerts(rules: str) -> str:
@@ -31,7 +33,7 @@ def managed_alerts(rules: str) -> str:
             "orgId": 1,
             "name": group["name"],
             "folder": "tracedjobs",
-            "interval": group["interval"],
+            "interval": EVERY,
             "rules": [_managed(rule) for rule in group["rules"]],
         }
         for group in yaml.safe_load(rules)["groups"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["dashboard"]
 
 TO_TYPE = link("job-type", "var-job_name=${__field.labels.job_name}")
+TO_TYPES = link("job-type", "${job_name:queryparam}", "${queue:queryparam}")
 TO_JOB = link("job", "var-job_id=${__value.raw}")
 NOTHING_RUNS = "Nothing runs. If jobs do run: is the exporter scraped? See Workers and exporter."
 
@@ -111,7 +112,7 @@ def _figures(page: Page) -> None:
             colour=colour or "lost",
             empty=empty,
             decimals=0,
-            to=link("job-type"),
+            to=TO_TYPES,
         )
         page.put(panel, width=4, height=4)
 
@@ -175,7 +176,7 @@ def _happened(page: Page) -> None:
             coloured=True,
             stacked=True,
             as_bars=True,
-            to=link("job-type"),
+            to=TO_TYPES,
         ),
         width=8,
     )
@@ -188,7 +189,7 @@ def _happened(page: Page) -> None:
             ),
             unit="none",
             empty="No run was interrupted in this time.",
-            to=link("job-type"),
+            to=TO_TYPES,
         ),
         width=8,
     )
@@ -228,7 +229,7 @@ def _happened(page: Page) -> None:
             unit="s",
             empty="No job was begun in this time.",
             least="1m",
-            to=link("job-type"),
+            to=TO_TYPES,
         ),
         width=8,
     )
@@ -247,7 +248,7 @@ def _happened(page: Page) -> None:
             empty="Is the exporter scraped? See Workers and exporter.",
             coloured=True,
             stacked=True,
-            to=link("job-type"),
+            to=TO_TYPES,
         ),
         width=8,
     )

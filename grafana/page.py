@@ -26,6 +26,8 @@ TITLES: Final = {
     "workers": "tracedjobs / Workers and exporter",
     "trace": "tracedjobs / Trace",
 }
+NONE: Final = "-"
+"""No id: nothing typed would match what has none, such as lines of the log outside of jobs."""
 ALL: Final = VariableOption(selected=True, text=["All"], value=["$__all"])
 
 
@@ -125,7 +127,7 @@ class Page:
 
     def typed(self, name: str, label: str) -> Page:
         """A variable that is typed in, or given by a link: any job, also one that has ended."""
-        self._page.with_variable(build.TextBoxVariable(name).label(label).default_value(""))
+        self._page.with_variable(build.TextBoxVariable(name).label(label).default_value(NONE))
         return self
 
     def variable(self, variable: build.QueryVariable | build.CustomVariable) -> Page:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["dashboard"]
 
 NO_EXPORTER = "Nothing from an exporter: does Prometheus scrape one? See `tracedjobs exporter`."
-OVERVIEW = link("overview")
+OVERVIEW = link("overview", "${job_name:queryparam}", "${queue:queryparam}")
 
 
 def dashboard() -> Dashboard:

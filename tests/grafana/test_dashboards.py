@@ -33,6 +33,9 @@ SOURCES = {"prometheus": "datasource", "loki": "loki_datasource", "tempo": "temp
 UNITS = {"none", "s", "short", "percentunit", "string"}
 
 
+FLEET = pytest.mark.parametrize("name", ["overview", "job-type", "workers"])
+
+
 @pytest.fixture
 def page(name: str) -> dict[str, Any]:
     return shipped()[name]
@@ -166,6 +169,13 @@ def test_links_lead_to_pages_that_are_there_with_variables_that_they_have(
                 assert given[2] in here & variables, url
     if page["uid"] not in {"tracedjobs-job", "tracedjobs-trace"}:
         assert found
+
+
+@FLEET
+def test_every_number_of_many_jobs_leads_to_fewer(page: dict[str, Any]) -> None:
+    for panel in panels_of(page):
+        if panel["type"] != "logs":
+            assert list(_links(panel)), panel["title"]
 
 
 @pages

@@ -427,6 +427,7 @@ def test_each_alert_has_words_links_and_a_runbook(name: str) -> None:
 
 def test_grafanas_own_alerts_are_the_same() -> None:
     groups = yaml.safe_load(MANAGED.read_text("utf-8"))["groups"]
+    assert all(int(group["interval"].removesuffix("s")) % 10 == 0 for group in groups)
     managed = {rule["title"]: rule for group in groups for rule in group["rules"]}
     assert managed.keys() == alerts().keys()
     for name, rule in managed.items():

@@ -123,6 +123,22 @@ def test_prometheus_and_alertmanager_accept_their_files(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
+def test_the_two_lines_of_the_page_are_all_that_prometheus_needs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "grafana.md").read_text("utf-8")
+    (lines,) = re.findall(r"```yaml\n(.+?)```", page, re.DOTALL)
+    (tmp_path / "prometheus.yml").write_text(lines)
+    rules = (FOLDER / "alerts" / "tracedjobs.rules.yml").read_text("utf-8")
+    (tmp_path / "tracedjobs.rules.yml").write_text(rules)
+    done = subprocess.run(
+        [program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "13 rules found" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("severity", "receivers"), [("critical", "pagerduty,slack"), ("warning", "slack")]
 )

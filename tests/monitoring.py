@@ -105,10 +105,12 @@ def got(address: str, **parameters: str) -> Any:
 
 
 @contextmanager
-def serving(command: Sequence[str], folder: Path, log: str) -> Iterator[None]:
+def serving(
+    command: Sequence[str], folder: Path, log: str, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Run a server in that folder, and end it."""
     with (folder / log).open("wb") as out:
-        server = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
     try:
         yield
     finally:

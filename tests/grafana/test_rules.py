@@ -231,6 +231,11 @@ CASES = [
         {600: [], 900: [TYPE_LOOPS]},
     ),
     Case(
+        "four kills and one",
+        {f'runs_total{{{ONE},outcome="lost"}}': ["0x8 1x8 2x8 3x8 4x8 5x100"]},
+        {600: [], 900: [TYPE_LOOPS]},
+    ),
+    Case(
         "four kills",
         {f'runs_total{{{ONE},outcome="lost"}}': ["0x8 1x8 2x8 3x8 4x100"]},
         {600: [], 900: [], 1200: []},
@@ -300,6 +305,15 @@ CASES = [
         {465: [], 900: []},
     ),
 ]
+TOLD = [
+    next(case for case in CASES if any(alert in str(at) for at in case.fires.values()))
+    for alert in (
+        *("CursorStalled", "JobStalled", "JobLost", "ResumeOverdue", "ResumeLoop"),
+        *("DeadlineAtRisk", "QueueWaitHigh", "ExporterStale", "ExporterAbsent"),
+    )
+]
+"""One case for each alert."""
+TOLD.append(next(case for case in CASES if case.name == "four kills and one"))
 
 
 def written(case: Case) -> dict[str, Any]:
@@ -376,6 +390,43 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_it_fires_when_it_should_and_only_then(case: Case, complaints: str) -> None:
     assert f"# {case.name};" not in complaints, complaints
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each case's alerts say, by the case; promtool prints it where it expected nothing."""
+    folder = tmp_path_factory.mktemp("texts")
+    tests = []
+    for case in TOLD:
+        at, (first, *_) = next(item for item in case.fires.items() if item[1])
+        expected = [{"eval_time": f"{at}s", "alertname": first.partition(" ")[0]}]
+        test = {**written(case), "alert_rule_test": expected}
+        del test["promql_expr_test"]
+        tests.append(test)
+    made = {"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": tests}
+    (folder / "test.yml").write_text(yaml.safe_dump(made), "utf-8")
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", "test.yml"],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    got = re.findall(r"Annotations:\{(.+)\}", f"{done.stdout}{done.stderr}")
+    return {case.name: text for case, text in zip(TOLD, got, strict=True)}
+
+
+def test_what_alerts_say_is_whole(texts: dict[str, str]) -> None:
+    for text in texts.values():
+        assert "error" not in text.replace("reason error", "")
+        assert "no value" not in text
+        assert "{{" not in text
+    assert "imports j1 stands still" in texts["a job stands still"]
+    assert "has not moved for 3m 15s" in texts["a job stands still"]
+    assert "/d/tracedjobs-job?var-job_id=j1" in texts["a job gets nowhere"]
+    assert "imports j1 is resumed again" in texts["a job gets nowhere"]
+    assert "/d/tracedjobs-overview?var-job_name=imports" in texts["four kills and one"]
+    assert "imports is resumed again" in texts["four kills and one"]
 
 
 def test_promtool_finds_nothing_to_complain_of() -> None:

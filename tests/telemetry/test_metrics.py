@@ -106,7 +106,32 @@ def test_reasons_of_applications_are_one_label(runtime: Runtime) -> None:
         runtime.perform(job_id, stopping=lambda ctx, number=number: f"reason {number}")
     samples = scraped(runtime)
     assert value(samples, "interruptions_total", reason="other") == 5
-    assert len(samples["tracedjobs_interruptions_total"]) == 1
+    assert [has for has, number in samples["tracedjobs_interruptions_total"] if number] == [
+        {"job_name": walk.name, "queue": "", "reason": "other"}
+    ]
+
+
+def test_what_has_not_happened_yet_is_0_and_not_absent(runtime: Runtime) -> None:
+    runtime.submit(walk, 1, fails=False)
+    samples = scraped(runtime)
+    for name, label, some in (
+        ("jobs_finished", "outcome", {"failed", "cancelled", "completed"}),
+        ("runs", "outcome", {"lost", "interrupted", "paused"}),
+        ("interruptions", "reason", {"error", "max_runtime", "other"}),
+    ):
+        found = {has[label]: number for has, number in samples[f"tracedjobs_{name}_total"]}
+        assert some <= found.keys()
+        assert set(found.values()) == {0}
+    assert samples["tracedjobs_stop_latency_seconds_count"] == [
+        ({"job_name": walk.name, "queue": ""}, 0)
+    ]
+    runtime.perform(runtime.submit(walk, 1, fails=False))
+    steps = scraped(runtime)["tracedjobs_steps_total"]
+    assert {(has["step"], has["outcome"]) for has, number in steps if not number} == {
+        (step, outcome)
+        for step in ("first", "rows")
+        for outcome in ("interrupted", "failed", "lost")
+    }
 
 
 def test_a_running_job_has_series_of_its_own_and_its_items_count_at_once(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BUCKETS",
     "OTHER",
+    "OUTCOMES",
+    "STEP_OUTCOMES",
     "Pending",
     "Tally",
     "ended",
@@ -68,6 +70,15 @@ REASONS: Final = frozenset(
     }
 )
 """The reasons of our own; those of applications are any text, and one label together."""
+
+OUTCOMES: Final = {
+    "jobs_finished": tuple(sorted(FINISHED)),
+    "runs": ("interrupted", "paused", *sorted(FINISHED), "lost"),
+    "interruptions": (*sorted(REASONS), OTHER),
+}
+"""What the last label of these counters may be."""
+STEP_OUTCOMES: Final = ("completed", "interrupted", "failed", "lost")
+"""And that of `steps`."""
 
 
 def reason_label(reason: str | None) -> str:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import (
@@ -21,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
+from tracedjobs._core.counting import BUCKETS, OTHER, OUTCOMES, STEP_OUTCOMES, uncounted
 from tracedjobs._core.owner import owner_is_dead
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
@@ -158,12 +159,32 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
                 exemplars[of_step] = Exemplar(
                     {"trace_id": trace.trace_id}, amount, live.job.progressed_at
                 )
+    _begin_at_0(values)
     for name, metric in COUNTERS.items():
         family = CounterMetricFamily(PREFIX + name, metric.help, labels=metric.labels)
         for labels, value in sorted(values.get(name, {}).items()):
             of_job = exemplars.get(labels) if name == "items_processed" else None
             family.add_metric(labels, value, exemplar=of_job)
         yield family
+
+
+def _begin_at_0(values: dict[str, dict[Labels, float]]) -> None:
+    """Tell what has not happened yet as 0, of each job name and step that is known.
+
+    What Prometheus sees appear it cannot tell from what was there before: the first failure of a
+    job would be no increase.
+    """
+    for common in values.get("jobs_enqueued", {}):
+        for name in ("resumptions", "duplicates_refused", "leases_lost"):
+            values.setdefault(name, {}).setdefault(common, 0.0)
+        for name, outcomes in OUTCOMES.items():
+            for outcome in outcomes:
+                values.setdefault(name, {}).setdefault((*common, outcome), 0.0)
+    steps = {labels[:3] for name in ("items_processed", "steps") for labels in values.get(name, {})}
+    for of_step in steps:
+        values.setdefault("items_redone", {}).setdefault(of_step, 0.0)
+        for outcome in STEP_OUTCOMES:
+            values.setdefault("steps", {}).setdefault((*of_step, outcome), 0.0)
 
 
 def _by_metric(
@@ -191,6 +212,9 @@ def _histograms(survey: Survey) -> Iterator[Metric]:
             counts.setdefault(of, {}).setdefault(labels, {})[label] = value
         else:
             sums[of, labels] = value
+    for name, common in product(HISTOGRAMS, {key[1:3] for key in survey.totals}):
+        if len(HISTOGRAMS[name].labels) == len(common):
+            counts.setdefault(name, {}).setdefault(common, {})
     for name, metric in HISTOGRAMS.items():
         full = f"{PREFIX}{name}_seconds"
         family = HistogramMetricFamily(full, metric.help, labels=metric.labels)
@@ -241,7 +265,8 @@ def _of_each(living: Iterable[_Live], now: float) -> Iterator[Metric]:
         job = live.job
         labels: Labels = (*live.labels, job.id)
         trace = Trace.read(job.trace)
-        info = (*labels, job.worker or "", job.step or "", "" if trace is None else trace.trace_id)
+        told = "" if trace is None else trace.trace_id
+        info = (*labels, live.state, job.worker or "", job.step or "", told)
         values["job_info"].append((info, 1.0))
         position = job.position
         entered = Entered.read(job.entered)

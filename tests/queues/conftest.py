@@ -10,6 +10,7 @@ import pytest
 from tests.queues.harness import Kind, Place
 from tests.queues.on_celery import OnCelery
 from tests.queues.on_huey import OnHuey
+from tests.queues.on_taskiq import OnTaskiq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ KINDS: Final = (
     "celery prefork",
     "celery threads",
     "celery solo",
+    "taskiq list",
+    "taskiq stream",
+    "taskiq pool",
 )
 
 
@@ -45,6 +49,8 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     if queue == "huey":
         return OnHuey(workers)
     server = request.getfixturevalue("redis_server")
+    if queue == "taskiq":
+        return OnTaskiq(workers, server.url.removesuffix("/0") + "/6")
     return OnCelery(workers, server.url, f"tj{os.urandom(4).hex()}")
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.queues.harness import Place
 
-MAIN: Final = ("huey threads", "celery prefork")
+MAIN: Final = ("huey threads", "celery prefork", "taskiq list")
 """One of each queue, for what its kinds of workers have no part in."""
 ITEMS: Final = 120
 

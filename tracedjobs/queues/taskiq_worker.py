@@ -1,0 +1,305 @@
+"""What Taskiq's worker and its clients need of us: a middleware, the stop, and the event loop.
+
+The worker is told to stop by a signal of which Taskiq tells its tasks nothing, so ours is chained
+to its handlers. A process of its pool for `def` functions is told nothing at all: it looks for a
+file. Whoever sends from a thread has it done by the event loop in which the broker was started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from taskiq import InMemoryBroker, NoResultError, TaskiqFormatter, TaskiqMiddleware
+from taskiq.kicker import AsyncKicker
+
+from tracedjobs._core.clock import boot_time
+from tracedjobs._core.owner import run_directory
+from tracedjobs._core.saver import saver
+from tracedjobs.errors import TracedJobsError
+from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log, stop
+from tracedjobs.queues.recovery import start_recovery
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Coroutine, Iterator
+    from types import FrameType
+
+    from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage, TaskiqResult
+
+__all__ = ["Said", "adopt", "name_of", "silently", "stopping", "wait_for"]
+
+MAJORS: Final = (0,)
+LAST_POLL: Final = 0.5
+"""Seconds after a stop until the worker, and the others under the same command, ask their broker
+for no more: what Redis gives to one that has gone, or is about to, is lost or soon given back."""
+LONGEST_SEND: Final = 10.0
+"""Seconds after which a message that a thread sends counts as not sent."""
+EVERY: Final = 0.05
+"""Seconds between two looks of a pool's process at whether its worker stops."""
+NOT_RECORDED: Final = frozenset({"store_unavailable", "unknown"})
+"""Reasons to go on later of which no record tells `recover`."""
+
+_quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_taskiq_quiet", default=False)
+"""Whether what is sent is the message of a job that is recorded already."""
+_loops: Final[dict[int, tuple[int, AbstractEventLoop]]] = {}
+"""Of each broker, by its `id`: the process and the event loop in which it was started."""
+
+
+class Said(NoResultError):  # noqa: N818 - nothing is wrong
+    """What a delivery came to, other than a result: the middleware does what is to be done."""
+
+    def __init__(self, verdict: Again | Over) -> None:
+        super().__init__()
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Said, (self.verdict,)
+
+
+def name_of(app: AsyncBroker) -> str:
+    """The name of the broker's queue, as jobs record it."""
+    return str(getattr(app, "queue_name", "taskiq"))
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Send without recording."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def adopt(app: AsyncBroker, family: str) -> None:
+    """Have the broker tell us what it sends and receives, once."""
+    if not any(isinstance(each, _Middleware) for each in app.middlewares):
+        check_version("taskiq", MAJORS, "running jobs may not see that their worker stops")
+        app.add_middlewares(_Middleware(family))
+
+
+class _Middleware(TaskiqMiddleware):
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self._family = family
+        self._over = asyncio.Event()
+        """Nothing is to wait any more: the worker is to end."""
+        self._alone = asyncio.Event()
+        """The worker ends, and the processes of its pool are gone."""
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    # -- in any process ---
+
+    async def startup(self) -> None:
+        _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
+        if self.broker.is_worker_process:
+            self.broker.formatter = _Watching(self.broker)
+            _chain(self._over)
+            start_recovery(self._family)
+
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
+        task = self.broker.find_task(message.task_name)
+        made: Any = getattr(task, "continuable", None)
+        if made is not None and not _quiet.get() and "_retries" not in message.labels:
+            await made.sending(message)
+        return message
+
+    # -- in a worker ---
+
+    async def on_error(
+        self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
+    ) -> None:
+        verdict = exception.verdict if isinstance(exception, Said) else None
+        match verdict:
+            case Over("cancelled"):
+                result.error = TracedJobsError(f"The job {message.task_id} is cancelled.")
+            case Again(delay, reason) if self._at_once(delay, reason):
+                # Before the message is acknowledged.
+                await self._again(message, delay)
+            case Again(delay):
+                # Else each would take a place of the worker's while it waits.
+                task = asyncio.create_task(self._again(message, delay))
+                self._waiting.add(task)
+                task.add_done_callback(self._waiting.discard)
+
+    async def shutdown(self) -> None:
+        if self.broker.is_worker_process:
+            self._over.set()
+            self._alone.set()
+            await asyncio.gather(*self._waiting)
+        else:
+            for each in self._waiting:
+                each.cancel()
+
+    def _at_once(self, delay: float, reason: str) -> bool:
+        return not _pool() and (delay <= 0 or stop.came or reason in NOT_RECORDED)
+
+    async def _again(self, message: TaskiqMessage, delay: float) -> None:
+        """Send the message once more, in that many seconds, or when the worker ends."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
+        if stop.came_at is not None:
+            await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
+            if _pool():
+                await self._alone.wait()
+        kicker: Any = AsyncKicker(message.task_name, self.broker, dict(message.labels))
+        try:
+            with silently():
+                await kicker.with_task_id(message.task_id).kiq(*message.args, **message.kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever the broker raises
+            log.warning(
+                "The job %s cannot be sent again just now, and is left to `recover`: %s",
+                message.task_id,
+                error.__cause__ or error,
+            )
+
+
+def _pool() -> bool:
+    """Whether there are processes that hold the connection on which this one asked for messages.
+
+    While they do Redis takes it for alive, and gives it the message that is sent next.
+    """
+    return bool(multiprocessing.active_children())
+
+
+class _Watching(TaskiqFormatter):
+    """The broker's formatter, which sees messages of tasks that the worker does not have."""
+
+    def __init__(self, app: AsyncBroker) -> None:
+        self._app = app
+        self._formatter = app.formatter
+
+    def dumps(self, message: TaskiqMessage) -> BrokerMessage:
+        return self._formatter.dumps(message)
+
+    def loads(self, message: bytes) -> TaskiqMessage:
+        loaded = self._formatter.loads(message)
+        if self._app.find_task(loaded.task_name) is None:
+            # Taskiq logs it and throws the message away.
+            asyncio.get_running_loop().run_in_executor(
+                None, keep_unknown, "taskiq", loaded.task_id, loaded.task_name
+            )
+        return loaded
+
+
+# -- the stop ---
+
+
+def stopping() -> Again | None:
+    """What is to be said of a message that came when the worker was told to stop already."""
+    _watch_parent()
+    return Again(0.0, "stopping") if stop.came else None
+
+
+def _chain(over: asyncio.Event) -> None:
+    """Hear of the signals that stop this worker, before Taskiq does."""
+    if threading.current_thread() is not threading.main_thread():
+        log.warning("Off the main thread a stop of the worker is not seen by running jobs.")
+        return
+    loop = asyncio.get_running_loop()
+    pid = os.getpid()
+    file = _stop_file(pid)
+    with suppress(OSError):
+        file.unlink()
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        if os.getpid() == pid:  # a pool's process has inherited this, and has a loop of its own
+            with suppress(OSError):
+                file.touch()
+            with suppress(RuntimeError):
+                # Wakes the loop, too, which sleeps through what a handler does to its events.
+                loop.call_soon_threadsafe(over.set)
+        before[number](number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        found = signal.getsignal(number)
+        # A SIGHUP may mean something else in an application that runs the worker itself.
+        taskiqs = str(getattr(found, "__module__", "")).startswith("taskiq.")
+        if callable(found) and (taskiqs or number != signal.SIGHUP):
+            before[number] = found
+            signal.signal(number, on_signal)
+
+
+def _stop_file(pid: int) -> Path:
+    # Containers that share a run directory have the same small pids.
+    return run_directory() / f"taskiq.{Path('/proc/self/ns/pid').stat().st_ino}.{pid}.stop"
+
+
+_watching = 0
+
+
+def _watch_parent() -> None:
+    """Look for the stop of the worker of whose pool this process is, if it is of one."""
+    global _watching  # noqa: PLW0603 - of this process
+    parent = multiprocessing.parent_process()
+    here = {pid for pid, _ in _loops.values()}
+    if _watching == os.getpid() or parent is None or os.getpid() in here:
+        return
+    _watching = os.getpid()
+    threading.Thread(target=_look, args=(parent,), name="tracedjobs-stop", daemon=True).start()
+
+
+def _look(parent: Any) -> None:
+    file = _stop_file(parent.pid)
+    while not file.exists():
+        if not parent.is_alive():
+            # Nobody takes what the job comes to: another worker is to go on with it.
+            for run in saver.runs():
+                run.request_stop("exit")
+            return
+        time.sleep(EVERY)
+    stop.set()
+
+
+# -- the event loop ---
+
+
+_alone: Final = threading.Lock()
+
+
+def wait_for(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have an event loop send with that broker, from a thread, and wait for it.
+
+    Its connections are of the loop in which it was started; where there is none, it is started
+    for this sending alone, and leaves no connection to a loop that has ended.
+    """
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        msg = (
+            "A job cannot be sent to Taskiq from inside an event loop, which it would block: "
+            "await asyncio.to_thread(runtime.submit, …)."
+        )
+        raise TypeError(msg)
+    pid, loop = _loops.get(id(app), (0, None))
+    if loop is not None and pid == os.getpid() and loop.is_running():
+        asyncio.run_coroutine_threadsafe(make(), loop).result(LONGEST_SEND)
+        return
+    if app.is_worker_process:
+        msg = "This worker ends, or begins, and sends nothing."
+        raise TracedJobsError(msg)
+    with _alone:
+        asyncio.run(asyncio.wait_for(_started(app, make), LONGEST_SEND))
+
+
+async def _started(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    if isinstance(app, InMemoryBroker):
+        await make()
+        await app.wait_all()  # it runs here what is sent, and cannot be started twice
+        return
+    try:
+        await app.startup()
+        await make()
+    finally:
+        await app.shutdown()

@@ -66,3 +66,11 @@ def celery_on_redis(request: pytest.FixtureRequest) -> OnCelery:
     kind = kind_of("celery prefork", request)
     assert isinstance(kind, OnCelery)
     return kind
+
+
+@pytest.fixture
+def taskiq_on_redis(request: pytest.FixtureRequest) -> OnTaskiq:
+    """Taskiq on lists of a broker of the test's own."""
+    kind = kind_of("taskiq list", request)
+    assert isinstance(kind, OnTaskiq)
+    return kind

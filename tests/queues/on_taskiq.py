@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
 
-__all__ = ["OnTaskiq", "wait"]
+__all__ = ["OnTaskiq", "alone", "wait"]
 
 T = TypeVar("T")
 OPTIONS: Final = {
@@ -36,7 +37,7 @@ from taskiq_redis import {broker}, ListRedisScheduleSource, RedisAsyncResultBack
 app = {broker}({url!r}, queue_name="imports", socket_timeout=None{more})
 app.with_result_backend(RedisAsyncResultBackend({url!r}))
 app.with_middlewares(SimpleRetryMiddleware())
-app.state.later = ListRedisScheduleSource({url!r})
+app.state.later = ListRedisScheduleSource({url!r}, prefix={prefix!r})
 """
 
 
@@ -70,47 +71,50 @@ class OnTaskiq:
             client.flushdb()
         broker = "RedisStreamBroker" if self.workers == "stream" else "ListQueueBroker"
         more = "" if self.idle is None else f", idle_timeout={self.idle}, xread_block=100"
-        return APP.format(broker=broker, url=self.redis, more=more)
+        return APP.format(broker=broker, url=self.redis, prefix=uuid4().hex, more=more)
 
     def command(self, module: str) -> list[str]:
         return [sys.executable, "-m", "taskiq", "worker", f"{module}:app", *OPTIONS[self.workers]]
 
     def send(self, task: Any, *args: object, **kwargs: object) -> Any:
-        async def send() -> Any:
-            await self._start(task)
-            return await task.kiq(*args, **kwargs)
-
-        return wait(send())
+        return wait(alone(task.broker, task.kiq(*args, **kwargs)))
 
     def send_later(self, task: Any, seconds: float, *args: object) -> Any:
         job_id = uuid4().hex
         at = datetime.now(UTC) + timedelta(seconds=seconds)
         later = task.broker.state.later
-
-        async def send() -> None:
-            await self._start(task)
-            await task.kicker().with_task_id(job_id).schedule_by_time(later, at, *args)
-
-        wait(send())
-        if not hasattr(task.broker.state, "scheduling"):
-            second = timedelta(seconds=1)
-            work = run_scheduler_task(TaskiqScheduler(task.broker, [later]), interval=second)
-            task.broker.state.scheduling = asyncio.run_coroutine_threadsafe(work, loop())
+        kicker = task.kicker().with_task_id(job_id)
+        wait(alone(later, kicker.schedule_by_time(later, at, *args)))
+        work = _scheduling(task.broker, later, seconds + 5.0)
+        asyncio.run_coroutine_threadsafe(alone(task.broker, work), loop())
         return AsyncTaskiqTask(job_id, task.broker.result_backend)
 
     def id_of(self, handle: Any) -> str:
         return str(handle.task_id)
 
     def result(self, handle: Any) -> object:
-        found = wait(handle.wait_result(check_interval=0.02, timeout=PATIENCE))
+        waiting = handle.wait_result(check_interval=0.02, timeout=PATIENCE)
+        found = wait(alone(handle.result_backend, waiting))
         found.raise_for_error()
         value: object = found.return_value
         return value
 
     def deliver_again(self, task: Any, job_id: str, *args: object) -> None:
-        wait(task.kicker().with_task_id(job_id).kiq(*args))
+        wait(alone(task.broker, task.kicker().with_task_id(job_id).kiq(*args)))
 
-    async def _start(self, task: Any) -> None:
-        if not hasattr(task.broker.state, "started"):
-            task.broker.state.started = True
-            await task.broker.startup()
+
+async def alone(used: Any, work: Coroutine[Any, Any, T]) -> T:
+    """Do that, and leave no connection behind."""
+    await used.startup()
+    try:
+        return await work
+    finally:
+        await used.shutdown()
+
+
+async def _scheduling(broker: Any, source: Any, seconds: float) -> None:
+    """What `taskiq scheduler` does, for so long."""
+    work = run_scheduler_task(TaskiqScheduler(broker, [source]), interval=timedelta(seconds=1))
+    with suppress(TimeoutError):
+        await asyncio.wait_for(work, seconds)
+    await source.shutdown()

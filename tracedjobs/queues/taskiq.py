@@ -218,6 +218,4 @@ def _delivery(
 
 
 def _said(verdict: Verdict) -> object:
-    if isinstance(verdict, Done):
-        return verdict.result
-    raise Said(verdict)
+    return verdict.result if isinstance(verdict, Done) else Said(verdict)

@@ -13,8 +13,10 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,15 +56,15 @@ _loops: Final[dict[int, tuple[int, AbstractEventLoop]]] = {}
 """Of each broker, by its `id`: the process and the event loop in which it was started."""
 
 
-class Said(NoResultError):  # noqa: N818 - nothing is wrong
-    """What a delivery came to, other than a result: the middleware does what is to be done."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a delivery came to, other than a result: the middleware does what is to be done.
 
-    def __init__(self, verdict: Again | Over) -> None:
-        super().__init__()
-        self.verdict = verdict
+    The task returns it, and raises nothing: what Taskiq resolved for it, a database's session say,
+    is to be left as by a task that did well.
+    """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Said, (self.verdict,)
+    verdict: Again | Over
 
 
 def name_of(app: AsyncBroker) -> str:
@@ -96,6 +98,8 @@ class _Middleware(TaskiqMiddleware):
         self._alone = asyncio.Event()
         """The worker ends, and the processes of its pool are gone."""
         self._waiting: set[asyncio.Task[None]] = set()
+        self._is_taskiqs = False
+        """Whether this process is a worker's alone."""
 
     # -- in any process ---
 
@@ -103,34 +107,41 @@ class _Middleware(TaskiqMiddleware):
         _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
         if self.broker.is_worker_process:
             self.broker.formatter = _Watching(self.broker)
-            _chain(self._over)
+            self._is_taskiqs = _chain(self._over)
             start_recovery(self._family)
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
-        task = self.broker.find_task(message.task_name)
-        made: Any = getattr(task, "continuable", None)
+        made = self._made(message)
         if made is not None and not _quiet.get() and "_retries" not in message.labels:
             await made.sending(message)
         return message
 
     # -- in a worker ---
 
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        said = result.return_value
+        if not isinstance(said, Said):
+            return
+        result.return_value = None
+        result.error = NoResultError()
+        match said.verdict:
+            case Over("cancelled"):
+                result.is_err = True
+                result.error = TracedJobsError(f"The job {message.task_id} is cancelled.")
+            case Again(delay, reason):
+                await self._goes_on(message, delay, reason)
+
     async def on_error(
         self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
     ) -> None:
-        verdict = exception.verdict if isinstance(exception, Said) else None
-        match verdict:
-            case Over("cancelled"):
-                result.error = TracedJobsError(f"The job {message.task_id} is cancelled.")
-            case Again(delay, reason) if self._at_once(delay, reason):
-                # Before the message is acknowledged.
-                await self._again(message, delay)
-            case Again(delay):
-                # Else each would take a place of the worker's while it waits.
-                task = asyncio.create_task(self._again(message, delay))
-                self._waiting.add(task)
-                task.add_done_callback(self._waiting.discard)
+        if not isinstance(exception, BrokenExecutor) or self._made(message) is None:
+            return
+        log.error("A process of the pool has died: this worker can call no `def` functions.")
+        result.error = NoResultError()
+        if self._is_taskiqs and not stop.came:
+            signal.raise_signal(signal.SIGTERM)  # and another is started in its place
+        await self._goes_on(message, 0.0, "")
 
     async def shutdown(self) -> None:
         if self.broker.is_worker_process:
@@ -141,8 +152,19 @@ class _Middleware(TaskiqMiddleware):
             for each in self._waiting:
                 each.cancel()
 
-    def _at_once(self, delay: float, reason: str) -> bool:
-        return not _pool() and (delay <= 0 or stop.came or reason in NOT_RECORDED)
+    def _made(self, message: TaskiqMessage) -> Any:
+        """The continuable of which that is a message, if it is of one."""
+        return getattr(self.broker.find_task(message.task_name), "continuable", None)
+
+    async def _goes_on(self, message: TaskiqMessage, delay: float, reason: str) -> None:
+        again = self._again(message, delay)
+        if not _pool() and (delay <= 0 or stop.came or reason in NOT_RECORDED):
+            await again  # before the message is acknowledged
+            return
+        # Else each would take a place of the worker's while it waits.
+        task = asyncio.create_task(again)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     async def _again(self, message: TaskiqMessage, delay: float) -> None:
         """Send the message once more, in that many seconds, or when the worker ends."""
@@ -201,11 +223,11 @@ def stopping() -> Again | None:
     return Again(0.0, "stopping") if stop.came else None
 
 
-def _chain(over: asyncio.Event) -> None:
-    """Hear of the signals that stop this worker, before Taskiq does."""
+def _chain(over: asyncio.Event) -> bool:
+    """Hear of the signals that stop this worker, before Taskiq does, if it does."""
     if threading.current_thread() is not threading.main_thread():
         log.warning("Off the main thread a stop of the worker is not seen by running jobs.")
-        return
+        return False
     loop = asyncio.get_running_loop()
     pid = os.getpid()
     file = _stop_file(pid)
@@ -223,13 +245,15 @@ def _chain(over: asyncio.Event) -> None:
                 loop.call_soon_threadsafe(over.set)
         before[number](number, frame)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    handler = signal.getsignal(signal.SIGTERM)
+    is_taskiqs = str(getattr(handler, "__module__", "")).startswith("taskiq.")
+    # A SIGHUP may mean something else in an application that runs the worker itself.
+    for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if is_taskiqs else [])):
         found = signal.getsignal(number)
-        # A SIGHUP may mean something else in an application that runs the worker itself.
-        taskiqs = str(getattr(found, "__module__", "")).startswith("taskiq.")
-        if callable(found) and (taskiqs or number != signal.SIGHUP):
+        if callable(found):
             before[number] = found
             signal.signal(number, on_signal)
+    return is_taskiqs
 
 
 def _stop_file(pid: int) -> Path:

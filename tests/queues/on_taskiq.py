@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,9 +20,10 @@ from tests.processes import PATIENCE
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Coroutine
+    from concurrent.futures import Future
     from pathlib import Path
 
-__all__ = ["OnTaskiq", "alone", "wait"]
+__all__ = ["OnTaskiq", "wait"]
 
 T = TypeVar("T")
 OPTIONS: Final = {
@@ -65,6 +65,10 @@ class OnTaskiq:
     retries: str = "retry_on_error=True, max_retries=3"
     ready: str = "Listening started."
     more: str = ""
+    rolling_items: int = 450
+    """The command tells its processes of a stop once a second."""
+    started: bool = field(default=False, init=False)
+    scheduler: Future[None] | None = field(default=None, init=False)
 
     def app(self, folder: Path) -> str:
         with Redis.from_url(self.redis) as client:
@@ -77,44 +81,41 @@ class OnTaskiq:
         return [sys.executable, "-m", "taskiq", "worker", f"{module}:app", *OPTIONS[self.workers]]
 
     def send(self, task: Any, *args: object, **kwargs: object) -> Any:
-        return wait(alone(task.broker, task.kiq(*args, **kwargs)))
+        self.start(task.broker)
+        return wait(task.kiq(*args, **kwargs))
 
     def send_later(self, task: Any, seconds: float, *args: object) -> Any:
+        self.start(task.broker)
         job_id = uuid4().hex
         at = datetime.now(UTC) + timedelta(seconds=seconds)
         later = task.broker.state.later
-        kicker = task.kicker().with_task_id(job_id)
-        wait(alone(later, kicker.schedule_by_time(later, at, *args)))
-        work = _scheduling(task.broker, later, seconds + 5.0)
-        asyncio.run_coroutine_threadsafe(alone(task.broker, work), loop())
+        wait(task.kicker().with_task_id(job_id).schedule_by_time(later, at, *args))
+        second = timedelta(seconds=1)
+        work = run_scheduler_task(TaskiqScheduler(task.broker, [later]), interval=second)
+        self.scheduler = asyncio.run_coroutine_threadsafe(work, loop())
         return AsyncTaskiqTask(job_id, task.broker.result_backend)
 
     def id_of(self, handle: Any) -> str:
         return str(handle.task_id)
 
     def result(self, handle: Any) -> object:
-        waiting = handle.wait_result(check_interval=0.02, timeout=PATIENCE)
-        found = wait(alone(handle.result_backend, waiting))
+        found = wait(handle.wait_result(check_interval=0.02, timeout=PATIENCE))
         found.raise_for_error()
         value: object = found.return_value
         return value
 
     def deliver_again(self, task: Any, job_id: str, *args: object) -> None:
-        wait(alone(task.broker, task.kicker().with_task_id(job_id).kiq(*args)))
+        wait(task.kicker().with_task_id(job_id).kiq(*args))
 
+    def start(self, broker: Any) -> None:
+        """Have it send from here."""
+        if not self.started:
+            self.started = True
+            wait(broker.startup())
 
-async def alone(used: Any, work: Coroutine[Any, Any, T]) -> T:
-    """Do that, and leave no connection behind."""
-    await used.startup()
-    try:
-        return await work
-    finally:
-        await used.shutdown()
-
-
-async def _scheduling(broker: Any, source: Any, seconds: float) -> None:
-    """What `taskiq scheduler` does, for so long."""
-    work = run_scheduler_task(TaskiqScheduler(broker, [source]), interval=timedelta(seconds=1))
-    with suppress(TimeoutError):
-        await asyncio.wait_for(work, seconds)
-    await source.shutdown()
+    def close(self, module: Any) -> None:
+        """Leave no connection and no scheduler behind."""
+        if self.scheduler is not None:
+            self.scheduler.cancel()
+        wait(module.app.state.later.shutdown())
+        wait(module.app.shutdown())

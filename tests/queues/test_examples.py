@@ -23,10 +23,16 @@ HEADER: Final = "carrier,flight,origin,dest,time_hour,arr_delay\n"
 WORKERS: Final = {
     "celery": ["celery", "-A", "tasks", "worker", "-c", "2", "-l", "info"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
+    "taskiq": ["taskiq", "worker", "tasks:broker", "--workers", "2"],
 }
 SEND: Final = (
     "from tasks import import_flights as task; print(task{}('flights.csv', 'flights.db').id)"
 )
+SENDS: Final = {
+    "celery": SEND.format(".delay"),
+    "huey": SEND.format(""),
+    "taskiq": "import asyncio, tasks; print(asyncio.run(tasks.send('flights.csv', 'flights.db')))",
+}
 
 
 @pytest.mark.parametrize("queue", sorted(WORKERS))
@@ -42,10 +48,10 @@ def test_the_example_imports_every_flight(
         "PYTHONPATH": f"{ROOT}:{folder}",
         "CELERY_BROKER_URL": broker,
         "CELERY_RESULT_BACKEND": broker,
+        "REDIS_URL": broker,
     }
-    send = SEND.format(".delay" if queue == "celery" else "")
     job_id = subprocess.run(
-        [sys.executable, "-c", send],
+        [sys.executable, "-c", SENDS[queue]],
         cwd=folder,
         env=env,
         check=True,

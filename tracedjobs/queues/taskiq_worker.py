@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from taskiq import InMemoryBroker, NoResultError, TaskiqFormatter, TaskiqMiddleware
 from taskiq.kicker import AsyncKicker
@@ -47,13 +48,15 @@ LONGEST_SEND: Final = 10.0
 """Seconds after which a message that a thread sends counts as not sent."""
 EVERY: Final = 0.05
 """Seconds between two looks of a pool's process at whether its worker stops."""
+WORKER: Final = "TRACEDJOBS_TASKIQ_WORKER"
+"""The variable of the environment that tells processes of a pool whose they are."""
 NOT_RECORDED: Final = frozenset({"store_unavailable", "unknown"})
 """Reasons to go on later of which no record tells `recover`."""
 
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_taskiq_quiet", default=False)
 """Whether what is sent is the message of a job that is recorded already."""
-_loops: Final[dict[int, tuple[int, AbstractEventLoop]]] = {}
-"""Of each broker, by its `id`: the process and the event loop in which it was started."""
+_loops: Final[WeakKeyDictionary[AsyncBroker, tuple[int, AbstractEventLoop]]] = WeakKeyDictionary()
+"""Of each broker the process and the event loop in which it was started, or used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +107,14 @@ class _Middleware(TaskiqMiddleware):
     # -- in any process ---
 
     async def startup(self) -> None:
-        _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
+        _loops[self.broker] = os.getpid(), asyncio.get_running_loop()
         if self.broker.is_worker_process:
             self.broker.formatter = _Watching(self.broker)
             self._is_taskiqs = _chain(self._over)
             start_recovery(self._family)
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        _loops[id(self.broker)] = os.getpid(), asyncio.get_running_loop()
+        _loops[self.broker] = os.getpid(), asyncio.get_running_loop()
         made = self._made(message)
         if made is not None and not _quiet.get() and "_retries" not in message.labels:
             await made.sending(message)
@@ -148,6 +151,8 @@ class _Middleware(TaskiqMiddleware):
             self._over.set()
             self._alone.set()
             await asyncio.gather(*self._waiting)
+            with suppress(OSError):
+                _stop_file(os.getpid()).unlink()
         else:
             for each in self._waiting:
                 each.cancel()
@@ -158,7 +163,7 @@ class _Middleware(TaskiqMiddleware):
 
     async def _goes_on(self, message: TaskiqMessage, delay: float, reason: str) -> None:
         again = self._again(message, delay)
-        if not _pool() and (delay <= 0 or stop.came or reason in NOT_RECORDED):
+        if not _held() and (delay <= 0 or stop.came or reason in NOT_RECORDED):
             await again  # before the message is acknowledged
             return
         # Else each would take a place of the worker's while it waits.
@@ -172,7 +177,7 @@ class _Middleware(TaskiqMiddleware):
             await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
         if stop.came_at is not None:
             await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
-            if _pool():
+            if _held():
                 await self._alone.wait()
         kicker: Any = AsyncKicker(message.task_name, self.broker, dict(message.labels))
         try:
@@ -186,12 +191,13 @@ class _Middleware(TaskiqMiddleware):
             )
 
 
-def _pool() -> bool:
-    """Whether there are processes that hold the connection on which this one asked for messages.
+def _held() -> bool:
+    """Whether processes of the pool hold the connection on which this one asked for messages.
 
-    While they do Redis takes it for alive, and gives it the message that is sent next.
+    As `_after_fork_in_child` tells; of uvloop they cannot let go.
     """
-    return bool(multiprocessing.active_children())
+    loop = asyncio.get_running_loop()
+    return not hasattr(loop, "_selector") and bool(multiprocessing.active_children())
 
 
 class _Watching(TaskiqFormatter):
@@ -219,7 +225,7 @@ class _Watching(TaskiqFormatter):
 
 def stopping() -> Again | None:
     """What is to be said of a message that came when the worker was told to stop already."""
-    _watch_parent()
+    _watch_worker()
     return Again(0.0, "stopping") if stop.came else None
 
 
@@ -228,8 +234,11 @@ def _chain(over: asyncio.Event) -> bool:
     if threading.current_thread() is not threading.main_thread():
         log.warning("Off the main thread a stop of the worker is not seen by running jobs.")
         return False
+    global _worker  # noqa: PLW0603 - one a process
     loop = asyncio.get_running_loop()
     pid = os.getpid()
+    _worker = pid, loop
+    os.environ[WORKER] = str(pid)
     file = _stop_file(pid)
     with suppress(OSError):
         file.unlink()
@@ -257,34 +266,66 @@ def _chain(over: asyncio.Event) -> bool:
 
 
 def _stop_file(pid: int) -> Path:
-    # Containers that share a run directory have the same small pids.
-    return run_directory() / f"taskiq.{Path('/proc/self/ns/pid').stat().st_ino}.{pid}.stop"
+    """What is there when that worker is to stop, of which processes of its pool see no signal."""
+    try:
+        # Containers that share a run directory have the same small pids.
+        return run_directory() / f"taskiq.{Path('/proc/self/ns/pid').stat().st_ino}.{pid}.stop"
+    except OSError:
+        return Path(os.devnull, "none")  # and they see no stop
 
 
+# -- its pool of processes ---
+
+
+_worker: tuple[int, AbstractEventLoop] | None = None
+"""The worker that this process is: its pid, and its event loop."""
 _watching = 0
 
 
-def _watch_parent() -> None:
+def _watch_worker() -> None:
     """Look for the stop of the worker of whose pool this process is, if it is of one."""
     global _watching  # noqa: PLW0603 - of this process
     parent = multiprocessing.parent_process()
-    here = {pid for pid, _ in _loops.values()}
-    if _watching == os.getpid() or parent is None or os.getpid() in here:
+    if _watching == os.getpid() or parent is None or os.environ.get(WORKER) != str(parent.pid):
         return
     _watching = os.getpid()
-    threading.Thread(target=_look, args=(parent,), name="tracedjobs-stop", daemon=True).start()
+    file = _stop_file(int(os.environ[WORKER]))
+    threading.Thread(target=_look, args=(file,), name="tracedjobs-stop", daemon=True).start()
 
 
-def _look(parent: Any) -> None:
-    file = _stop_file(parent.pid)
+def _look(file: Path) -> None:
+    parent = os.getppid()
     while not file.exists():
-        if not parent.is_alive():
+        if os.getppid() != parent:
             # Nobody takes what the job comes to: another worker is to go on with it.
             for run in saver.runs():
                 run.request_stop("exit")
             return
         time.sleep(EVERY)
     stop.set()
+
+
+def _after_fork_in_child() -> None:
+    """Let go of the connections of the worker's event loop, in a process of its pool.
+
+    While one of them is held Redis takes a worker that has gone for one that waits, and gives it
+    the next message.
+    """
+    global _worker  # noqa: PLW0603 - one a process
+    if _worker is None:
+        return
+    try:
+        sockets = list(_worker[1]._selector.get_map())  # type: ignore[attr-defined]  # noqa: SLF001
+    except AttributeError:
+        return  # uvloop: see `_held`
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for each in sockets:
+        os.dup2(nothing, each, inheritable=False)
+    os.close(nothing)
+    _worker = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # -- the event loop ---
@@ -306,7 +347,7 @@ def wait_for(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) ->
             "await asyncio.to_thread(runtime.submit, …)."
         )
         raise TypeError(msg)
-    pid, loop = _loops.get(id(app), (0, None))
+    pid, loop = _loops.get(app, (0, None))
     if loop is not None and pid == os.getpid() and loop.is_running():
         asyncio.run_coroutine_threadsafe(make(), loop).result(LONGEST_SEND)
         return

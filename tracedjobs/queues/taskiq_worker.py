@@ -99,7 +99,7 @@ class _Middleware(TaskiqMiddleware):
         self._over = asyncio.Event()
         """Nothing is to wait any more: the worker is to end."""
         self._alone = asyncio.Event()
-        """The worker ends, and the processes of its pool are gone."""
+        """The broker is shut down: it asks for no messages, and no process of the pool is left."""
         self._waiting: set[asyncio.Task[None]] = set()
         self._is_taskiqs = False
         """Whether this process is a worker's alone."""
@@ -161,9 +161,20 @@ class _Middleware(TaskiqMiddleware):
         """The continuable of which that is a message, if it is of one."""
         return getattr(self.broker.find_task(message.task_name), "continuable", None)
 
+    def _takes_more(self) -> bool:
+        """Whether what is sent after a stop may be given to this worker, until it is shut down.
+
+        Taskiq's command ends the asking for messages first, an application of its own may not; and
+        of a loop such as uvloop's processes of the pool cannot let go: see `_after_fork_in_child`.
+        """
+        loop = asyncio.get_running_loop()
+        held = not hasattr(loop, "_selector") and bool(multiprocessing.active_children())
+        return held or not self._is_taskiqs
+
     async def _goes_on(self, message: TaskiqMessage, delay: float, reason: str) -> None:
         again = self._again(message, delay)
-        if not _held() and (delay <= 0 or stop.came or reason in NOT_RECORDED):
+        at_once = delay <= 0 or stop.came or reason in NOT_RECORDED
+        if at_once and not self._takes_more():
             await again  # before the message is acknowledged
             return
         # Else each would take a place of the worker's while it waits.
@@ -177,7 +188,7 @@ class _Middleware(TaskiqMiddleware):
             await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
         if stop.came_at is not None:
             await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
-            if _held():
+            if self._takes_more():
                 await self._alone.wait()
         kicker: Any = AsyncKicker(message.task_name, self.broker, dict(message.labels))
         try:
@@ -189,15 +200,6 @@ class _Middleware(TaskiqMiddleware):
                 message.task_id,
                 error.__cause__ or error,
             )
-
-
-def _held() -> bool:
-    """Whether processes of the pool hold the connection on which this one asked for messages.
-
-    As `_after_fork_in_child` tells; of uvloop they cannot let go.
-    """
-    loop = asyncio.get_running_loop()
-    return not hasattr(loop, "_selector") and bool(multiprocessing.active_children())
 
 
 class _Watching(TaskiqFormatter):
@@ -317,7 +319,7 @@ def _after_fork_in_child() -> None:
     try:
         sockets = list(_worker[1]._selector.get_map())  # type: ignore[attr-defined]  # noqa: SLF001
     except AttributeError:
-        return  # uvloop: see `_held`
+        return  # uvloop: see `_takes_more`
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for each in sockets:
         os.dup2(nothing, each, inheritable=False)

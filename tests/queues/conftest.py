@@ -24,7 +24,6 @@ KINDS: Final = (
     "celery solo",
     "taskiq list",
     "taskiq stream",
-    "taskiq pool",
 )
 
 

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["OnTaskiq", "wait"]
 
 T = TypeVar("T")
-OPTIONS: Final = {
-    "list": ["--workers", "2"],
-    "stream": ["--workers", "1"],
-    "pool": ["--workers", "1", "--use-process-pool", "--max-process-pool-processes", "2"],
-}
+POOL: Final = ["--workers", "1", "--use-process-pool", "--max-process-pool-processes", "2"]
+OPTIONS: Final = {"list": ["--workers", "2"], "stream": POOL, "pool": POOL}
 APP: Final = """\
 from taskiq import SimpleRetryMiddleware
 from taskiq_redis import {broker}, ListRedisScheduleSource, RedisAsyncResultBackend

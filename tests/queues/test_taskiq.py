@@ -1,4 +1,4 @@
-"""What is Taskiq's own: async functions, what it resolves, its pool, its waits, broken streams."""
+"""What is Taskiq's own: async functions, what it resolves, its pool, its waits, its streams."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ async def stroll(
     word: Annotated[str, TaskiqDepends(prefix)],
     delivered: Delivered = TaskiqDepends(),
 ) -> str:
-    note(path, f"{word} {delivered.message.task_id == ctx.id} {delivered.message.labels['label']}")
+    labels = delivered.message.labels
+    note(path, f"{word} {delivered.message.task_id == ctx.id} {labels['label']} {labels['more']}")
     async for item in ctx.each("items", range(order.items)):
         await asyncio.sleep(0.01)
     return f"walked {order.items}"
@@ -69,7 +70,7 @@ def process_of(place: Place, job_id: str) -> int:
     return int(place.job(job_id).runs[-1].worker.rpartition(":")[2])
 
 
-def test_an_async_function_is_resumed_with_what_taskiq_resolves_for_it(
+def test_a_stop_saves_an_async_function_and_waits_for_no_delay(
     taskiq_on: Callable[..., OnTaskiq], place_of: Callable[[Kind], Place], tmp_path: Path
 ) -> None:
     kind = taskiq_on("list")
@@ -77,32 +78,22 @@ def test_an_async_function_is_resumed_with_what_taskiq_resolves_for_it(
     path = tmp_path / "notes"
     task = place.app.stroll
     worker = place.start()
+    waiting = kind.send(place.app.patient, str(tmp_path / "runs"))
+    place.until_status(kind.id_of(waiting), "interrupted")
     kicker = task.kicker().with_task_id("the-walk").with_labels(more=5)
-    kind.start(task.broker)
     handle = wait(kicker.kiq(str(path), place.app.Order(items=120)))
     until(path.exists, "it runs")
     worker.stop()
     place.until_status("the-walk", "interrupted", within=2.0)
     worker.ends()
     other = place.start()
-    assert place.kind.result(handle) == "walked 120"
-    assert path.read_text() == "resolved True kept\n" * 2
+    assert kind.result(handle) == "walked 120"
+    # Resolved and parsed in both runs, with the labels of the first message.
+    assert path.read_text() == "resolved True kept 5\n" * 2
     assert place.job("the-walk").items_redone == 0
+    assert kind.result(waiting) == "went on"
     other.stop()
     other.ends(5.0)  # which waits for a message that never comes
-
-
-def test_a_stop_does_not_wait_for_a_delay(
-    taskiq_on: Callable[..., OnTaskiq], place_of: Callable[[Kind], Place], tmp_path: Path
-) -> None:
-    place = place_of(taskiq_on("list"))
-    worker = place.start()
-    handle = place.kind.send(place.app.patient, str(tmp_path / "notes"))
-    place.until_status(place.kind.id_of(handle), "interrupted")
-    worker.stop()
-    worker.ends()
-    place.start()
-    assert place.kind.result(handle) == "went on"
 
 
 @pytest.mark.parametrize("workers", ["list", "pool"])

@@ -191,13 +191,14 @@ async def test_a_timeout_interrupts_an_async_function_and_the_job_goes_on(tmp_pa
 
         timed = continuable(app, runtime=runtime, resume_delay=0.0, timeout=0.2)(timed_)
         await app.startup()
-        sent = await timed.kiq(30)
+        sent = await timed.kicker().with_labels(more=5).kiq(30)
         found = await sent.wait_result(timeout=10)
         assert isinstance(found.error, TimeoutError)
         assert runtime.get(sent.task_id).reason == "CancelledError"
         for _ in range(10):  # each run is given as much
             await asyncio.to_thread(runtime.recover)
             await app.wait_all()
-        assert (await sent.get_result()).return_value == "in time"
+        found = await sent.get_result()
+        assert (found.return_value, found.labels["more"]) == ("in time", 5)
         assert runtime.get(sent.task_id).run > 1
         await app.shutdown()

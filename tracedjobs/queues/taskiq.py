@@ -130,7 +130,7 @@ class _Continuable(Continuable):
 
     async def sending(self, message: TaskiqMessage) -> None:
         """A message of this task is about to be sent, for the first time."""
-        delivery = _delivery(message, tuple(message.args), message.kwargs)
+        delivery = _delivery(message, plain(tuple(message.args)), plain(message.kwargs))
         await self.publish_async(delivery, queue=message.labels.get("queue_name"))
 
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -150,15 +150,15 @@ class _Continuable(Continuable):
             if not isinstance(message, TaskiqMessage):
                 return await self.run_here_async(args, kwargs)
             delivery = _delivery(message, args, kwargs)
-            verdict: Verdict | None = stopping()
-            if verdict is None and await asyncio.to_thread(self._is_def, delivery.job_id):
-                verdict = await asyncio.to_thread(self.deliver, delivery)
-            return _said(verdict or await self.deliver_async(delivery))
+            return _said(stopping() or await self._delivered(delivery))
+
+    async def _delivered(self, delivery: Delivery) -> Verdict:
+        if self.job is None and await asyncio.to_thread(self._is_def, delivery.job_id):
+            return await asyncio.to_thread(self.deliver, delivery)
+        return await self.deliver_async(delivery)
 
     def _is_def(self, job_id: str) -> bool:
-        """Whether this is a queue, and the job of its message not one of an `async def`."""
-        if self.job is not None:
-            return False
+        """Whether the job that a message names is not one of an `async def` function."""
         try:
             stored = self.runtime.store.load(job_id)
             return stored is None or not self.runtime.job_named(stored.job.name).is_async
@@ -195,7 +195,7 @@ class _Continuable(Continuable):
         bound = self._signature.bind(*args, **kwargs)
         arguments = bound.arguments
         resolved = {name: arguments.pop(name) for name in self._resolved if name in arguments}
-        return tuple(map(plain, bound.args)), plain(bound.kwargs), resolved
+        return plain(bound.args), plain(bound.kwargs), resolved
 
 
 def _message(context: Any = TaskiqDepends(Context)) -> TaskiqMessage:  # noqa: B008 - Taskiq's way

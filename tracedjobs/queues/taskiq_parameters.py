@@ -45,7 +45,9 @@ def resolved_by_taskiq(fn: Callable[..., Any]) -> dict[str, Any]:
         for name, each in inspect.signature(fn).parameters.items()
         if _is_dependency(each, hints.get(name))
     ]
-    return {name: hints.get(name) for name in (*names, "return") if name in hints or name in names}
+    return {name: hints.get(name, Any) for name in names} | {
+        name: hint for name, hint in hints.items() if name == "return"
+    }
 
 
 def of_the_job(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,13 +94,15 @@ def of_the_job(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plain(value: Any) -> Any:
-    """An argument as Taskiq sends it: models and dataclasses as dicts."""
+    """An argument as Taskiq sends it: models and dataclasses as dicts, also inside of others."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if type(value) is dict:
         return {key: plain(each) for key, each in value.items()}
+    if type(value) in {list, tuple}:
+        return type(value)(map(plain, value))
     return value
 
 

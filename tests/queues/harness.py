@@ -103,7 +103,11 @@ async def plain_async(ctx, path, items):
 
 
 class Kind(Protocol):
-    """One queue with its broker and one kind of its workers."""
+    """One queue with its broker and one kind of its workers.
+
+    It may have `close`, which is given the application at the end, and `rolling_items`, how many
+    items the jobs of the rolling restarts have where a stop takes long to reach the worker.
+    """
 
     module: str
     """The name in `tracedjobs.queues`."""
@@ -287,5 +291,8 @@ class Place:
     def close(self) -> None:
         for worker in self.workers:
             worker.kill()
+        close = getattr(self.kind, "close", None)
+        if close is not None:
+            close(self.app)
         self.runtime.close()
         sys.modules.pop(self.name, None)

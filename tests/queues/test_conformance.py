@@ -26,6 +26,7 @@ MAIN: Final = (
     "dramatiq threads",
     "procrastinate threads",
     "rq fork",
+    "taskiq list",
 )
 """One of each queue, for what its kinds of workers have no part in."""
 ITEMS: Final = 120
@@ -96,7 +97,8 @@ def test_a_killed_workers_job_is_handed_back_by_another_one(place: Place, tmp_pa
 @on_each_queue
 def test_rolling_restarts_lose_nothing_and_do_nothing_twice(place: Place, tmp_path: Path) -> None:
     paths = [tmp_path / f"items{number}" for number in range(3)]
-    handles = [place.kind.send(place.app.count, str(path), 150) for path in paths]
+    items = getattr(place.kind, "rolling_items", 150)
+    handles = [place.kind.send(place.app.count, str(path), items) for path in paths]
     for round_ in range(3):
         worker = place.start()
         done = sum(len(place.lines(path)) for path in paths)
@@ -104,9 +106,9 @@ def test_rolling_restarts_lose_nothing_and_do_nothing_twice(place: Place, tmp_pa
         worker.stop()
         worker.ends()
     place.start()
-    assert [place.kind.result(handle) for handle in handles] == ["counted 150"] * 3
+    assert [place.kind.result(handle) for handle in handles] == [f"counted {items}"] * 3
     for path in paths:
-        assert items_of(place, path) == list(range(150))
+        assert items_of(place, path) == list(range(items))
 
 
 def test_a_message_that_is_delivered_five_times_is_run_once(place: Place, tmp_path: Path) -> None:

@@ -26,17 +26,21 @@ WORKERS: Final = {
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
     "procrastinate": ["procrastinate", "--app=tasks.app", "worker", "-c", "2"],
     "rq": ["rq.cli", "worker", "-c", "tasks", "--with-scheduler", "imports"],
+    "taskiq": ["taskiq", "worker", "tasks:broker", "--workers", "2"],
 }
-SEND: Final = "from tasks import app, import_flights as task; {}"
+SEND: Final = "import tasks; from tasks import import_flights as task; {}"
 SENDS: Final = {
     "celery": "print(task.delay('flights.csv', 'flights.db').id)",
     "dramatiq": "print(task.send('flights.csv', 'flights.db').message_id)",
     "huey": "print(task('flights.csv', 'flights.db').id)",
     "procrastinate": (
-        "app.open(); app.schema_manager.apply_schema(); "
+        "app = tasks.app; app.open(); app.schema_manager.apply_schema(); "
         "print(task.defer(csv_path='flights.csv', database='flights.db')); app.close()"
     ),
     "rq": "print(task.delay('flights.csv', 'flights.db').id)",
+    "taskiq": (
+        "import asyncio, tasks; print(asyncio.run(tasks.send('flights.csv', 'flights.db')))"
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -72,7 +73,12 @@ def test_the_example_imports_every_flight(
     log = folder / "log"
     with log.open("wb") as out:
         worker = subprocess.Popen(
-            [sys.executable, "-m", *WORKERS[queue]], cwd=folder, env=env, stdout=out, stderr=out
+            [sys.executable, "-m", *WORKERS[queue]],
+            cwd=folder,
+            env=env,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         with Runtime(f"sqlite:///{folder}/jobs.db") as runtime:
@@ -80,5 +86,5 @@ def test_the_example_imports_every_flight(
         with closing(sqlite3.connect(folder / "flights.db")) as db:
             assert db.execute("SELECT count(*) FROM flights").fetchone() == (500,)
     finally:
-        worker.terminate()
+        os.killpg(worker.pid, signal.SIGKILL)  # how it stops, other tests try
         worker.wait(20.0)

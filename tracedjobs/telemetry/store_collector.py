@@ -27,6 +27,7 @@ from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import TracedJobsError
+from tracedjobs.stores.base import STEP_NAMES
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
 if TYPE_CHECKING:
@@ -146,12 +147,17 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
     items = values.setdefault("items_processed", {})
     exemplars: dict[Labels, Exemplar] = {}
     """A job whose items are among them, by its trace."""
-    steps = {(key[1], key[3]) for key in survey.totals if key[3]}
+    steps: dict[str, set[str]] = {}
+    for _, name, _, step, _ in survey.totals:
+        if step:
+            steps.setdefault(name, set()).add(step)
     for live in living:
         amount = uncounted(live.job)
         if amount and live.job.step is not None:
-            known = (live.job.name, live.job.step) in steps or (live.job.name, OTHER) not in steps
-            of_step = (*live.labels, live.job.step if known else OTHER)
+            told_apart = steps.setdefault(live.job.name, set())
+            if len(told_apart) < STEP_NAMES:  # as the store will, when it counts them
+                told_apart.add(live.job.step)
+            of_step = (*live.labels, live.job.step if live.job.step in told_apart else OTHER)
             items[of_step] = items.get(of_step, 0.0) + amount
             trace = Trace.read(live.job.trace)
             if trace is not None and trace.sampled:

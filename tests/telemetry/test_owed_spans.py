@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry import trace as api
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.telemetry.test_tracing import Traced, attributes, id_of, parent_of
@@ -251,6 +252,23 @@ def test_a_process_that_slept_through_its_claim_sends_nothing(
     assert traced.named("process") == []
     monkeypatch.setattr(runtime.store, "load", load)
     assert len(traced.named("process")) == 1
+
+
+def test_what_sends_spans_is_not_traced_itself(
+    traced: Traced, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    real = traced.exporter.export
+
+    def looks(spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        seen.append(context.get_value(_SUPPRESS_INSTRUMENTATION_KEY))
+        return real(spans)
+
+    runtime.perform(runtime.submit(steps, "a"))
+    monkeypatch.setattr(traced.exporter, "export", looks)
+    traced.provider.force_flush()
+    assert seen == [True]
+    assert context.get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
 
 
 def test_an_exporter_that_raises_neither_fails_the_job_nor_keeps_the_store_open(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ import pytest
 
 from tests.both_ways import Lab
 from tests.loop_jobs import Letters
+from tracedjobs import AsyncContext, Context, job
 from tracedjobs.errors import InvalidStepError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from tracedjobs import AsyncContext, Loop, Runtime
+    from tracedjobs import Loop, Runtime
 
 AFTER_AN_ERROR = (
     r"^The loop of step 'items' was asked for an item after an error had ended it at cursor 2, or "
@@ -218,3 +220,121 @@ def test_no_item_of_a_transaction_that_failed_is_left_out(
         runtime.retry(job_id)
     assert lab.perform(job_id).ok
     assert [item for (item,) in database.execute("SELECT item FROM done")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("items", [range(10), [*range(10)], tuple(range(10))], ids=repr)
+def test_an_async_loop_hands_out_nothing_after_it_was_finished(
+    runtime: Runtime, items: Any
+) -> None:
+    given: list[int] = []
+    after: list[int] = []
+
+    @job(name=f"finished, of a {type(items).__name__}")
+    async def finished(ctx: AsyncContext) -> None:
+        loop = ctx.each("one", items)
+        async for item in loop:
+            given.append(item)
+            if item == 3:
+                await loop.finish()
+        async for item in ctx.each("two", items):
+            after.append(item)
+            with suppress(StopAsyncIteration):
+                await loop.__anext__()
+
+    outcome = asyncio.run(runtime.perform_async(runtime.submit(finished)))
+    assert outcome.ok
+    assert (given, after) == ([0, 1, 2, 3], [*range(10)])
+    assert [step.items for step in runtime.get(outcome.job_id).steps] == [4, 10]
+
+
+def test_an_async_loop_hands_out_nothing_while_the_end_of_its_run_is_recorded(
+    runtime: Runtime,
+) -> None:
+    given: list[int] = []
+
+    @job(name="asked by two tasks")
+    async def asked(ctx: AsyncContext) -> None:
+        loop = ctx.each("one", [*range(1000)])
+
+        async def work() -> None:
+            with suppress(BaseException):
+                async for item in loop:
+                    given.append(item)
+                    await asyncio.sleep(0)
+
+        working = asyncio.create_task(work())
+        async for item in loop:
+            given.append(item)
+            await asyncio.sleep(0)
+            if item > 8:
+                tasks.append(working)
+                raise OSError
+
+    tasks: list[asyncio.Task[None]] = []
+    outcome = asyncio.run(runtime.perform_async(runtime.submit(asked)))
+    (step,) = runtime.get(outcome.job_id).steps
+    assert step.cursor is not None
+    assert len(given) - 2 <= step.items <= len(given)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 34, 65, 70])
+def test_a_source_is_asked_once_when_it_is_at_its_end(runtime: Runtime, count: int) -> None:
+    asked: list[int] = []
+
+    class Rows:
+        def __iter__(self) -> Iterator[tuple[int, int]]:
+            return self
+
+        def __next__(self) -> tuple[int, int]:
+            asked.append(len(asked))
+            if len(asked) > count:
+                raise StopIteration
+            return len(asked), len(asked)
+
+    @job(name=f"reads {count} rows")
+    def reads(ctx: Context) -> int:
+        return sum(1 for _ in ctx.each("rows", lambda _: Rows()))
+
+    assert runtime.perform(runtime.submit(reads)).result == count
+    assert len(asked) == count + 1
+
+
+def pairs_to(size: int) -> Callable[[object], Iterator[tuple[int, int]]]:
+    def source(cursor: object) -> Iterator[tuple[int, int]]:
+        for at in range(cursor if isinstance(cursor, int) else 0, size):
+            yield at, at + 1
+
+    return source
+
+
+@pytest.mark.parametrize(
+    "source", [range(10**9), range(5, 10**9), pairs_to(10**9)], ids=["range", "part", "pairs"]
+)
+def test_what_a_signals_handler_raises_is_never_taken_for_the_loops_own(
+    runtime: Runtime, source: Any
+) -> None:
+    class TooSlowError(ValueError):
+        """As a user's time limit may be."""
+
+    fired = 0
+
+    def handler(_number: int, _frame: object) -> None:
+        nonlocal fired
+        fired += 1
+        raise TooSlowError
+
+    @job(name=f"too slow over {source!r}", max_resumptions=100, resume_errors_after_advancing=True)
+    def slow(ctx: Context) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        for _ in ctx.each("items", source):
+            pass
+
+    job_id = runtime.submit(slow)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        reasons = [runtime.perform(job_id) for _ in range(15)]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [type(outcome.error) for outcome in reasons] == [TooSlowError] * 15
+    assert fired == 15

@@ -274,7 +274,7 @@ def in_pause(stack: list[str]) -> bool:
 def test_what_leads_to_the_function_of_a_job_is_left_out() -> None:
     event = threading.Event()
 
-    @job(name="hangs")
+    @job(name="hangs, and is looked at")
     def hangs(ctx: Context) -> None:
         ctx.step("wait", pause)
 

@@ -635,6 +635,6 @@ def test_a_cell_of_a_position_that_is_not_the_integers_keeps_what_was_saved(
     path.write_bytes(data)
     saved = changed(lost, step="items", cursor='"text"', items=4)
     assert takeover(saved) == Takeover(
-        Position("items", '"text"', 4, started_at=0.0), redone=5, found=True
+        Position("items", '"text"', 4, started_at=0.0), redone=5, redone_in="items", found=True
     )
-    assert takeover(lost) == Takeover(None, redone=9, found=True)
+    assert takeover(lost) == Takeover(None, redone=9, redone_in="items", found=True)

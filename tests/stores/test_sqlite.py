@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -520,3 +520,31 @@ def test_a_value_that_sqlite_does_not_take_is_the_callers_error_and_changes_noth
                 store.create(odd)
         assert store.load("b") is None
         assert store.create(a_job())  # and no transaction was left open
+
+
+def test_what_a_signals_handler_raises_as_a_transaction_begins_leaves_none_open(
+    tmp_path: Path,
+) -> None:
+    store = SQLiteStore(str(tmp_path / "jobs.db"))
+
+    class Struck:
+        """A connection on which a signal arrives just when BEGIN has returned."""
+
+        def __init__(self, raw: sqlite3.Connection) -> None:
+            self._raw = raw
+
+        def execute(self, statement: str) -> None:
+            self._raw.execute(statement)
+            if statement.startswith("BEGIN"):
+                raise KeyboardInterrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._raw, name)
+
+    run = store._db.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._db, "run", lambda work: run(lambda raw: work(Struck(raw))))
+        with pytest.raises(KeyboardInterrupt):
+            store.load("job")
+    assert store.load("job") is None
+    store.close()

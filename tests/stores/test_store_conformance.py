@@ -403,7 +403,7 @@ def test_a_lease_holds_until_its_time_and_after_a_renewal(store: Store) -> None:
 
 def test_jobs_whose_lease_has_ended_are_found_the_longest_first(store: Store) -> None:
     running(store, "alive")
-    for job_id, ttl in (("second", 0.02), ("first", 0.001), ("renewed", 0.01), ("ended", 0.01)):
+    for job_id, ttl in (("second", 0.5), ("first", 0.001), ("renewed", 0.01), ("ended", 0.01)):
         running(store, job_id, ttl)
     store.save([a_save(1, job_id="renewed")])
     head = loaded(store, "ended").job

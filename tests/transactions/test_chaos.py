@@ -101,7 +101,8 @@ def test_frozen_at_a_random_moment_and_taken_over_it_commits_nothing_more(
             new = start(store, job_id, LEASE)
             spoken(new)  # or could not begin
             old.cont()
-            assert "lease lost" in old.ends()
+            told = old.ends()
+            assert "lease lost" in told, (told, new.text())
             new.ends()
             if "database_locked" in new.text():
                 # It was frozen with a lock in its hand: the job waited for another run.

@@ -131,8 +131,11 @@ class Loop(Step, Generic[T]):
             self._numbers = cell.numbers
 
     def let_go(self) -> None:
-        """Have the position in the loop itself again, as it is now."""
-        self._numbers = memoryview(bytearray(self._numbers.tobytes())).cast("q")
+        """Have the position in the loop itself again, as it is now; nothing else is written."""
+        self._places = ()
+        self._run.cool()
+        with suppress(ValueError):  # it was done already
+            self._numbers = memoryview(bytearray(self._numbers.tobytes())).cast("q")
 
     def set(self, cursor: object) -> NoReturn:
         """Not for loops: raises `InvalidStepError`."""
@@ -159,6 +162,7 @@ class Loop(Step, Generic[T]):
         self._run.check()
         if self._done:
             return DONE
+        self._places = ()
         items = (self._here or None) if self._items is None else self._items()
         if items is not None and items.gi_frame is not None:
             with suppress(Finish):
@@ -208,12 +212,13 @@ class Loop(Step, Generic[T]):
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
         # No async generator: one that is left by `break` is closed after the line that follows it.
-        try:
-            for at, item in self._places:
+        for at, item in self._places:
+            try:
                 self._hot[0] = at
-                return item
-        except ValueError:
-            self._places = ()  # attention is wanted
+            except ValueError:
+                self._places = ()  # attention is wanted
+                break
+            return item
         for item in self._here:
             if item is PLACES:
                 return await self.__anext__()
@@ -227,6 +232,7 @@ class Loop(Step, Generic[T]):
 
     def abandon(self) -> Flow[None]:
         """Close what the run's end left open: the source, the transaction of the item in hand."""
+        self._places = ()
         if self._here:
             with suppress(Exception):
                 self._here.close()

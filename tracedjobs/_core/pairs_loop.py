@@ -131,13 +131,15 @@ class PairsLoop(Loop[T]):
                         run.wait(self._attend())
                 after = self._stored(pair)
                 yield pair[0]
-                count = self.items + 1
+                count = numbers[COUNT]
+                count = (count if count >= 0 else self.items) + 1
+                given = self._as_given  # not for each int among others
                 self._move(after, count)
                 pair = NOTHING
                 try:
                     # As long as cursors are ints that fit the slots, and nothing else is wanted.
-                    # Whatever is done at an item here costs all of them.
-                    while self._as_given and numbers[AHEAD] and not run.attention:
+                    # Whatever is done at an item here costs all of them, even to enter a `try`.
+                    while given and self._as_given and numbers[AHEAD] and not run.attention:
                         numbers[ALL_SLOTS] = ALL_EMPTY
                         numbers[COUNT] = ~count
                         at = 0
@@ -148,12 +150,14 @@ class PairsLoop(Loop[T]):
                             yield item
                             numbers[at] = after
                         else:
+                            if at != IN_ORDER[-1]:
+                                pair = END
+                                break
+                            count += len(IN_ORDER)
+                            numbers[count & 1] = after
+                            numbers[COUNT] = count
                             pair = NOTHING
-                            if at == IN_ORDER[-1]:
-                                count += len(IN_ORDER)
-                                numbers[count & 1] = after
-                                numbers[COUNT] = count
-                                continue
+                            continue
                         break
                 except (TypeError, ValueError):
                     run.check()  # the run has ended: its numbers were released
@@ -163,6 +167,8 @@ class PairsLoop(Loop[T]):
                         _, after = pair
                     except (TypeError, ValueError):
                         self._refuse_pair(pair)
+                    if type(after) is not int or after.bit_length() < BITS:
+                        raise  # of a signal's handler: it would have fitted
                     # An int too large for the slots, whose item is done.
                     self._move(self._stored((None, after)), self.items + 1)
                     pair = NOTHING

@@ -152,6 +152,8 @@ def _leave(run: Run) -> None:
         run.let_go()
         trace.tell(lambda tracing: tracing.ended(run))
     finally:
+        run.ended = True
+        run.let_go()
         if run.recorded:
             run.cell.free()
         else:

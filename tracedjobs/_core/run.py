@@ -199,6 +199,10 @@ class Run:
         """
         self.attention = True
         self.calm = None
+        self.cool()
+
+    def cool(self) -> None:
+        """Have nothing written any more to what is hot."""
         if self.hot is not None:
             self.hot.release()
 
@@ -327,6 +331,7 @@ class Run:
 
         From when attention is wanted, writing to it raises `ValueError`.
         """
+        self.cool()
         self.hot = hot = numbers[:]
         # Whoever wanted it before that line has not released it, but had set the flag.
         if self.attention:

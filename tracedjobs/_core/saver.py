@@ -99,8 +99,12 @@ class Saver:
             except BaseException:
                 # A defect of ours, or a listener's: the leases of all runs hang on this thread.
                 self._log.exception("The saver failed; it goes on.")
+                later = boot_time() + SHORTEST * 10
                 for run, _ in runs:
-                    self._again(run, boot_time() + SHORTEST * 10)
+                    self._again(run, later)
+                with self._changed:
+                    for store in used:
+                        self._purge_at[id(store)] = max(self._purge_at[id(store)], later)
 
     def _tick(self, runs: list[tuple[Run, float]]) -> None:
         # The clock before all else: when this process was frozen for longer than its leases, its
@@ -207,8 +211,11 @@ class Saver:
         # saved and their leases are given back, here and not in a thread, for none can be started.
         for run in self.runs():
             run.request_stop("exit")
-            if self.release is not None:
-                self.release(run)
+            try:
+                if self.release is not None:
+                    self.release(run)
+            except BaseException:  # the other runs are left to be released
+                self._log.exception("A run could not be released.")
 
     def _after_fork_in_child(self) -> None:
         inherited = self._due

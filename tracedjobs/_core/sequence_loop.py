@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
@@ -123,19 +122,24 @@ class SequenceLoop(Loop[T]):
                 if run.attention:
                     continue
                 hot = run.heated(numbers)
-                with suppress(ValueError):
-                    if run.is_async:
-                        self._hot = hot
-                        self._places = enumerate(self._rest(at), at)
-                        yield PLACES
-                    elif plain:
-                        for at in range(at, len(sequence)):  # noqa: B020 - where it stands
+                if run.is_async:
+                    self._hot = hot
+                    self._places = enumerate(self._rest(at), at)
+                    yield PLACES
+                elif plain:
+                    for at in range(at, len(sequence)):  # noqa: B020 - where it stands
+                        try:  # around this alone: what a signal's handler raises is not ours
                             hot[0] = at
-                            yield at  # type: ignore[misc]  # the items are ints
-                    else:
-                        for at, item in enumerate(self._rest(at), at):  # noqa: B020 - as above
+                        except ValueError:
+                            break
+                        yield at  # type: ignore[misc]  # the items are ints
+                else:
+                    for at, item in enumerate(self._rest(at), at):  # noqa: B020 - as above
+                        try:
                             hot[0] = at
-                            yield item
+                        except ValueError:
+                            break
+                        yield item
                 at = numbers[0] + 1
             numbers[0] = at
         except GeneratorExit:

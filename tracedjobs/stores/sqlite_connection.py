@@ -118,8 +118,9 @@ class Connection:
 
     def _whole(self, work: Callable[[sqlite3.Connection], T], begin: str) -> T:
         def whole(raw: sqlite3.Connection) -> T:
-            raw.execute(begin)
             try:
+                # Within: a signal's handler may raise as soon as it has begun.
+                raw.execute(begin)
                 value = work(raw)
                 raw.execute("COMMIT")
             except BaseException:

@@ -17,7 +17,8 @@ cell begins with eight integers of 64 bits, in the machine's order:
     5       CHECK       a digest of key, step, text and the number of steps before it; 0 while no
                         step is open
     6       KEY         a digest of the job's id and the run's token; 0 in a free cell
-    7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step
+    7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step;
+                        and COUNT_ALONE
 
 and ends with 32 more, the slots, unless the texts need their room: the cursors after the items that
 a loop has done since it emptied them, in their order, so that how many are filled says how many.
@@ -70,6 +71,7 @@ __all__ = [
     "CHECK",
     "COUNT",
     "COUNTED",
+    "COUNT_ALONE",
     "EMPTY",
     "HEADER",
     "INTEGER",
@@ -109,6 +111,9 @@ SLOTS: Final = range(CELL // 16, CELL // 8)
 """Where the slots are among a cell's integers."""
 EMPTY: Final = int.from_bytes(os.urandom(8), "little", signed=True) or 1
 """What an empty slot holds: drawn for this process, so that no source can mean it for a cursor."""
+COUNT_ALONE: Final = 1 << 32
+"""In LENGTHS: the job does not go on here, for it has state that belongs to its last save; how many
+items it has done since then is right."""
 HEADER: Final = (int.from_bytes(b"trjcells", "little"), 2)
 """The mark of such a file, and the version of what is described above."""
 LONGEST_ID: Final = 255
@@ -163,7 +168,7 @@ class Cell:
     run saves it before it does anything in it.
     """
 
-    __slots__ = ("_at", "_file", "_key", "_segment", "_used", "numbers", "on_unfit")
+    __slots__ = ("_alone", "_at", "_file", "_key", "_segment", "_used", "numbers", "on_unfit")
 
     def __init__(
         self,
@@ -179,6 +184,7 @@ class Cell:
         self._segment = segment
         self._at = at
         self._key = key
+        self._alone = 0
         self.on_unfit: Callable[[], object] | None = None
         self.numbers = memoryview(segment)[at : at + CELL].cast("q")
         name = job_id.encode()
@@ -203,7 +209,7 @@ class Cell:
             if self.on_unfit is not None:
                 self.on_unfit()
         self._write(self._used, text)
-        mine[LENGTHS] = self._used | len(text) << 16
+        mine[LENGTHS] = self._used | len(text) << 16 | self._alone
         if numbers is None:
             mine[KIND] = COUNTED
             mine[COUNT] = position.items
@@ -226,6 +232,12 @@ class Cell:
         else:
             numbers[KIND] = COUNTED
             numbers[COUNT] = items
+
+    def keep_count_alone(self) -> None:
+        """Keep how much is done, and no position to go on from, for the rest of the run."""
+        self._alone = COUNT_ALONE
+        with contextlib.suppress(ValueError):  # as below
+            self.numbers[LENGTHS] |= COUNT_ALONE
 
     def close_step(self) -> None:
         """Keep no step any more."""

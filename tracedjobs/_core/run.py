@@ -366,7 +366,7 @@ class Run:
             text = self.record.state
             self.state = {} if text is None else _as_dict(values.decode(text))
         if not self.state_touched:
-            self.cell.close_step()
+            self.cell.keep_count_alone()
             # In this order, see `take_save`: what the flag promises is there before the flag.
             self.pair = (self.live_position(), self.record.state or "{}")
             self.state_touched = True

@@ -187,8 +187,7 @@ def open_step(run: Run, step: Step) -> None:
     run.progress.open(step.name)
     step.enter()
     run.take_state()
-    if not run.state_touched:  # then its saved pair of cursor and state is what it resumes from
-        step.keep_in(run.cell)
+    step.keep_in(run.cell)
     trace.tell(lambda tracing: tracing.entered(run, step))
     run.step_event("job_step_started", step, resumed=step.resumed)
 

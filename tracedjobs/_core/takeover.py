@@ -19,6 +19,7 @@ from tracedjobs._core.flight_recorder import (
     AHEAD,
     CELL,
     CHECK,
+    COUNT_ALONE,
     COUNTED,
     HEADER,
     INTEGER,
@@ -96,7 +97,8 @@ def takeover(stored: Stored) -> Takeover:
         or left.items < done
     ):
         return Takeover(saved, found=True)
-    if not left.step or cell.numbers[KIND] == COUNTED:
+    alone = cell.numbers[KIND] == COUNTED or cell.numbers[LENGTHS] & COUNT_ALONE
+    if not left.step or alone:
         known = saved is not None and saved.step == left.step
         redone = left.items - done
         return Takeover(saved, redone=redone, redone_in=left.step, found=True, open=known)
@@ -214,7 +216,7 @@ def _position(cell: _Cell, stored: Stored) -> Position | None:
     Its step is empty where a mark was kept of it alone, and the store does not know it.
     """
     numbers = cell.numbers
-    id_length, length = numbers[LENGTHS] & 0xFFFF, numbers[LENGTHS] >> 16
+    id_length, length = numbers[LENGTHS] & 0xFFFF, numbers[LENGTHS] >> 16 & 0xFFFF
     if not 0 <= length <= len(cell.text) - id_length:
         return None
     text = cell.text[id_length : id_length + length]

@@ -1,0 +1,250 @@
+"""Workers of a queue that are restarted and killed at random while they do many jobs.
+
+This drives, with the queue's own broker, its own workers and its own messages; what must hold of
+the lines that the jobs write is checked in `queue_checks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.queues.harness import Place, Worker
+    from tracedjobs import JobSnapshot
+
+__all__ = ["LEASE", "MORE", "Fleet", "Form", "History", "Restart", "Sent"]
+
+LEASE: Final = 10.0
+"""Longer than a busy machine keeps a process from its processor; nothing waits for it on a host."""
+PATIENCE: Final = 180.0
+STOPS: Final = 20.0
+"""Seconds within which a worker that was stopped is to end."""
+
+MORE: Final = '''
+from tests.chaos.journal import Journal
+
+@continuable(app, **SOON, checkpoint_every=0.5)
+def journaled(ctx, path, items, pace):
+    """Writes a line an item, before the item's work, and one at each begin and end."""
+    journal = Journal(path, ctx.run)
+    try:
+        journal.write("begin")
+        for item in ctx.each("items", range(items)):
+            journal.write("item", "items", item)
+            time.sleep(pace)
+        journal.write("end")
+    finally:
+        os.close(journal._file)
+    return f"journaled {items}"
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How much is done."""
+
+    workers: int = 2
+    jobs: int = 20
+    rolling: int = 0
+    """Restarts of all workers, one after the other, as a deployment does."""
+    restarts: int = 3
+    """Restarts of one of them."""
+    kills: int = 3
+    items: int = 60
+    """The most that a job has."""
+    pace: float = 0.01
+    pause: float = 0.2
+    """Seconds between two events, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A job: where it writes, how many items it has, the queue's handle."""
+
+    job_id: str
+    path: Path
+    items: int
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """When a worker with these processes was sent a SIGTERM, by the clock of the records."""
+
+    at: float
+    pids: frozenset[int]
+
+
+@dataclass(slots=True)
+class History:
+    """What was done to the fleet."""
+
+    kills: list[tuple[float, frozenset[int]]] = field(default_factory=list)
+    """When which processes were killed at once, by the monotonic clock."""
+    restarts: list[Restart] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Fleet:
+    """The driver: `run` does the jobs to their end, with all that happens on the way."""
+
+    def __init__(self, place: Place, form: Form, seed: int) -> None:
+        self._place = place
+        self._form = form
+        self._chance = random.Random(seed)
+        self._workers: list[Worker] = []
+        self._hurt: set[int] = set()
+        """Workers that lost a process of their own to a kill."""
+        self._open: list[Sent] = []
+        self.sent: list[Sent] = []
+        self.history = History()
+
+    def run(self) -> None:
+        """All of it."""
+        began = time.monotonic()
+        self._workers = [self._place.start() for _ in range(self._form.workers)]
+        for _ in range(self._form.jobs):
+            self._send()
+        for worker in self._workers:
+            worker.says_ready()
+        events: list[Callable[[], None]] = [
+            *[self._roll] * self._form.rolling,
+            *[self._restart] * self._form.restarts,
+            *[self._kill] * self._form.kills,
+        ]
+        self._chance.shuffle(events)
+        for event in events:
+            self._keep_busy()
+            until(self._running, f"a job runs: {self._place.told()[-4000:]}", within=PATIENCE)
+            time.sleep(self._chance.uniform(0, 2 * self._form.pause))
+            event()
+        give_up = time.monotonic() + PATIENCE
+        while left := self._left():
+            assert time.monotonic() < give_up, self._why(left)
+            time.sleep(0.05)
+        self.history.seconds = time.monotonic() - began
+
+    # -- what happens ---
+
+    def _restart(self) -> None:
+        self._replace(self._chance.choice(self._workers))
+
+    def _roll(self) -> None:
+        for worker in list(self._workers):
+            if worker in self._workers:
+                self._keep_busy()
+                worker.says_ready()
+                self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        """Stop it; the next one starts before it has ended, or after."""
+        at = self._workers.index(worker)
+        pids = frozenset(processes(worker.process.pid))
+        if worker.process.poll() is None:
+            self.history.restarts.append(Restart(self._place.runtime.store.time(), pids))
+            worker.stop()
+        soon = self._chance.random() < 0.5
+        if soon:
+            self._workers[at] = self._place.start()
+        if worker.process.pid in self._hurt:
+            worker.process.wait(STOPS)  # what it lost a process of its own to is in its log
+            worker.kill()
+        else:
+            worker.ends(STOPS)
+        if not soon:
+            self._workers[at] = self._place.start()
+
+    def _kill(self) -> None:
+        """Kill a worker with all its processes, or the one alone that runs a job."""
+        running = self._running()
+        if running and self._chance.random() < 0.3:
+            pid = int(self._chance.choice(running).runs[-1].worker.rpartition(":")[2])
+            worker = next((each for each in self._workers if _is_of(pid, each)), None)
+            if worker is not None:
+                self._note_kill(frozenset({pid}))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                self._hurt.add(worker.process.pid)
+                if pid == worker.process.pid:
+                    self._start_anew(worker)
+                return
+        worker = self._chance.choice(self._workers)
+        self._note_kill(frozenset(processes(worker.process.pid)))
+        self._start_anew(worker)
+
+    def _start_anew(self, worker: Worker) -> None:
+        for pid in processes(worker.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        worker.process.wait(STOPS)
+        self._workers[self._workers.index(worker)] = self._place.start()
+
+    def _note_kill(self, pids: frozenset[int]) -> None:
+        self.history.kills.append((time.monotonic(), pids))
+
+    # -- its means ---
+
+    def _send(self) -> None:
+        kind, form = self._place.kind, self._form
+        path = self._place.folder / f"job{len(self.sent)}"
+        items = self._chance.randint(form.items // 4, form.items)
+        handle = kind.send(self._place.app.journaled, str(path), items, form.pace)
+        self.sent.append(Sent(kind.id_of(handle), path, items, handle))
+        self._open.append(self.sent[-1])
+
+    def _keep_busy(self) -> None:
+        """Let no event find workers without jobs, nor a fleet without a worker that has ended."""
+        for at, worker in enumerate(self._workers):
+            if worker.process.poll() is not None:  # some end when one of their processes is killed
+                assert worker.process.pid in self._hurt, worker.text()
+                self._workers[at] = self._place.start()
+        for _ in range(3 * self._form.workers - len(self._left())):
+            self._send()
+
+    def _running(self) -> list[JobSnapshot]:
+        return [
+            job
+            for job in self._place.runtime.list(status="running", limit=50)
+            if any(_is_of(int(job.runs[-1].worker.rpartition(":")[2]), w) for w in self._workers)
+        ]
+
+    def _left(self) -> list[Sent]:
+        self._open = [
+            sent for sent in self._open if self._place.job(sent.job_id).status != "completed"
+        ]
+        return self._open
+
+    def _why(self, left: list[Sent]) -> str:
+        jobs = [self._place.job(sent.job_id) for sent in left[:5]]
+        told = "\n".join(
+            f"{job.id} {job.status} {job.reason} run {job.run} {job.runs[-2:]}" for job in jobs
+        )
+        return f"{len(left)} jobs are left:\n{told}\n{self._place.told()[-8000:]}"
+
+
+def processes(session: int) -> list[int]:
+    """Those of that session: a worker and all that it started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text("ascii").rpartition(")")[2].split()[3]) == session:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _is_of(pid: int, worker: Worker) -> bool:
+    try:
+        return os.getsid(pid) == worker.process.pid
+    except ProcessLookupError:
+        return False

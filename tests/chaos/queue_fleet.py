@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,10 @@ STOPS: Final = 20.0
 """Seconds within which a worker that was stopped is to end."""
 
 MORE: Final = '''
+import faulthandler, signal
 from tests.chaos.journal import Journal
+
+faulthandler.register(signal.SIGUSR2, file=2)
 
 @continuable(app, **SOON, checkpoint_every=0.5)
 def journaled(ctx, path, items, pace):
@@ -105,7 +109,7 @@ class Fleet:
         self._chance = random.Random(seed)
         self._workers: list[Worker] = []
         self._hurt: set[int] = set()
-        """Workers that lost a process of their own to a kill."""
+        """Workers that lost a process of their own to a kill, which their logs tell of."""
         self._open: list[Sent] = []
         self.sent: list[Sent] = []
         self.history = History()
@@ -145,23 +149,30 @@ class Fleet:
             if worker in self._workers:
                 self._keep_busy()
                 worker.says_ready()
+                self._wait_for_job(worker)
                 self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
         """Stop it; the next one starts before it has ended, or after."""
         at = self._workers.index(worker)
         pids = frozenset(processes(worker.process.pid))
+        # One that is at no job may be about to start, without its handlers of signals.
+        unclean = worker.process.pid in self._hurt or not self._runs_of(worker)
         if worker.process.poll() is None:
             self.history.restarts.append(Restart(self._place.runtime.store.time(), pids))
             worker.stop()
         soon = self._chance.random() < 0.5
         if soon:
             self._workers[at] = self._place.start()
-        if worker.process.pid in self._hurt:
-            worker.process.wait(STOPS)  # what it lost a process of its own to is in its log
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(STOPS)
+        if worker.process.poll() is None:
+            self._have_stacks_told(worker)
+        if unclean:
+            assert worker.process.poll() is not None, worker.text()
             worker.kill()
         else:
-            worker.ends(STOPS)
+            worker.ends(0.0)
         if not soon:
             self._workers[at] = self._place.start()
 
@@ -182,6 +193,13 @@ class Fleet:
         worker = self._chance.choice(self._workers)
         self._note_kill(frozenset(processes(worker.process.pid)))
         self._start_anew(worker)
+
+    def _have_stacks_told(self, worker: Worker) -> None:
+        """Have all processes of a worker that hangs write into its log where they are."""
+        for pid in processes(worker.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+        time.sleep(1.0)
 
     def _start_anew(self, worker: Worker) -> None:
         for pid in processes(worker.process.pid):
@@ -212,12 +230,21 @@ class Fleet:
         for _ in range(3 * self._form.workers - len(self._left())):
             self._send()
 
-    def _running(self) -> list[JobSnapshot]:
+    def _wait_for_job(self, worker: Worker) -> None:
+        """Wait until the worker is at a job, for as long as one may have to wait in its queue."""
+        give_up = time.monotonic() + 3.0
+        while not self._runs_of(worker) and time.monotonic() < give_up:
+            time.sleep(0.05)
+
+    def _runs_of(self, worker: Worker) -> list[JobSnapshot]:
         return [
             job
             for job in self._place.runtime.list(status="running", limit=50)
-            if any(_is_of(int(job.runs[-1].worker.rpartition(":")[2]), w) for w in self._workers)
+            if _is_of(int(job.runs[-1].worker.rpartition(":")[2]), worker)
         ]
+
+    def _running(self) -> list[JobSnapshot]:
+        return [job for worker in self._workers for job in self._runs_of(worker)]
 
     def _left(self) -> list[Sent]:
         self._open = [

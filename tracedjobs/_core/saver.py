@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import random
 import threading
@@ -46,6 +47,8 @@ class Saver:
         """Have no runs, and no thread yet."""
         self._changed = threading.Condition()
         self._due: dict[Run, float] = {}
+        self._wakes_at = math.inf
+        """When the thread, if it waits, looks again by itself."""
         self._failures: dict[Run, int] = {}
         self._purge_at: dict[int, float] = {}
         self._count_at: dict[int, float] = {}
@@ -55,13 +58,15 @@ class Saver:
     def add(self, run: Run) -> None:
         """Save that run from now on; starts the thread when there is none."""
         with self._changed:
-            self._due[run] = boot_time() + _interval(run)
+            due = self._due[run] = boot_time() + _interval(run)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="tracedjobs-saver", daemon=True
                 )
                 self._thread.start()
-            self._changed.notify_all()
+            if due < self._wakes_at:
+                # Else not: to wake a thread costs more than all else that a short job needs.
+                self._changed.notify_all()
 
     def remove(self, run: Run) -> None:
         """Save that run no more."""
@@ -76,11 +81,8 @@ class Saver:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._due:
-                    self._changed.wait()
-                wait = min(self._due.values()) - boot_time()
-                if wait > 0:
-                    self._changed.wait(wait)
+                while (wait := self._time_to_wait()) > 0:
+                    self._changed.wait(None if math.isinf(wait) else wait)
                 runs = list(self._due.items())
             try:
                 self._tick(runs)
@@ -89,6 +91,12 @@ class Saver:
                 self._log.exception("The saver failed; it goes on.")
                 for run, _ in runs:
                     self._again(run, boot_time() + SHORTEST * 10)
+
+    def _time_to_wait(self) -> float:
+        now = boot_time()
+        due = min(self._due.values(), default=math.inf)
+        self._wakes_at = max(now, due)  # and while it is at work nobody needs to call
+        return due - now
 
     def _tick(self, runs: list[tuple[Run, float]]) -> None:
         # The clock before all else: when this process was frozen for longer than its leases, its
@@ -199,6 +207,7 @@ class Saver:
         inherited = self._due
         self._changed = threading.Condition()
         self._due = {}
+        self._wakes_at = math.inf
         self._failures = {}
         self._thread = None
         for run in inherited:

@@ -174,12 +174,6 @@ class Found:
     born: str
     stored: Stored
 
-    @property
-    def ended(self) -> str:
-        """The entry of this job in the index of ends, without its birth."""
-        job = self.stored.job
-        return end_entry(job.id, job.status.value, job.name)
-
 
 def end_entry(job_id: str, status: str, name: str) -> str:
     """What is known of a job when its keys are gone: where it stands in the indexes."""

@@ -1,5 +1,6 @@
 -- Changes a job, if it still is as it was read: its revision, status and token, and its lease where
--- that was asked for. What does not change is passed as it was read, or as ''.
+-- that was asked for. What does not change is passed as it was read, or as '': what saves write too
+-- is never passed as it was read, for it may have been read long ago.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
 --       by status, by name, leases, ends, totals, spans
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
@@ -8,7 +9,7 @@
 --       16 whether a position comes, 17 cursor, 18 open, 19 spilled cursor, 20 spilled open,
 --       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
 --       23 entry of its end before, 24 entry of its end, 25 a run for the list of runs, 26 a control,
---       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items,
+--       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items (of both '=' where they stay),
 --       30 whether it owes spans from now on, 31 how many texts follow: fields of totals and what is added to each, then the steps left
 local hash = KEYS[1]
 local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b')
@@ -36,7 +37,7 @@ redis.call('HSET', hash, 'v', ARGV[6], 's', ARGV[7],
 for name, at in pairs({t = 8, w = 9, m = 28, n = 29}) do
   if ARGV[at] == '' then
     redis.call('HDEL', hash, name)
-  else
+  elseif ARGV[at] ~= '=' then
     redis.call('HSET', hash, name, ARGV[at])
   end
 end

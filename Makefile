@@ -21,10 +21,10 @@ export UV_PYTHON_PREFERENCE := system
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint format demo bench chaos lock clean
+.PHONY: help venv test lint format demo dashboards bench chaos lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP)  ## make or refresh .venv from uv.lock
 
@@ -43,6 +43,9 @@ format: $(STAMP)  ## apply the style
 
 demo: $(STAMP)  ## import 336,776 flights: stopped, killed, resumed, checked
 	$(BIN)/tracedjobs demo
+
+dashboards: $(STAMP)  ## write the dashboards, and the alerts for Grafana, from grafana/
+	$(BIN)/python -m grafana
 
 bench: $(STAMP)-bench  ## measure against the goals and the peers
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -24,6 +24,7 @@ ON_REDIS_TOO: Final = frozenset(
         "test_context",
         "test_continuation",
         "test_controls",
+        "test_handing",
         "test_interrupts",
         "test_leases",
         "test_lost_runs",

@@ -5,22 +5,29 @@ from __future__ import annotations
 import _thread
 import asyncio
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tracedjobs import Context, Runtime, events, job
 from tracedjobs._core import values
+from tracedjobs._core.loop import Loop
 from tracedjobs._core.masking import mask_text
+from tracedjobs._core.records import Change
+from tracedjobs._core.saver import saver
+from tracedjobs.errors import LeaseLostError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from tracedjobs._core.run import Run
     from tracedjobs.events import Event
 
 
@@ -292,3 +299,117 @@ def test_what_a_job_tells_says_which_job_run_step_and_cursor() -> None:
     }
     assert inside.source_location is not None
     assert inside.source_location.label == "notifying"
+
+
+ENDS = {"job_step_completed", "job_step_interrupted", "job_step_failed"}
+
+
+@job(name="test_events_loop", resume_errors_after_advancing=False)
+def looping(ctx: Context, how: str) -> None:
+    for item in ctx.each("items", range(3)):
+        if item == 1:
+            HOW[how](ctx)
+
+
+def _fails(ctx: Context) -> None:
+    raise LookupError
+
+
+def _loses_its_lease(ctx: Context) -> None:
+    store = ctx._run.store
+    revision = store.load(ctx.id).job.revision  # type: ignore[union-attr]  # it is there
+    store.change(Change(ctx.id, revision, {"token": "another's", "run": 2}))
+
+
+def _is_refused(ctx: Context) -> None:
+    def refuse(change: Change) -> bool:
+        raise StoreError("as asked")
+
+    vars(ctx._run.store)["change"] = refuse
+    raise LookupError
+
+
+def _finds_the_store_closed(ctx: Context) -> None:
+    ctx._run.store.close()
+    raise LookupError
+
+
+def _is_interrupted_twice(ctx: Context) -> None:
+    def second(_: object) -> None:
+        raise KeyboardInterrupt
+
+    type.__setattr__(Loop, "abandon", second)
+    raise KeyboardInterrupt
+
+
+HOW: dict[str, Callable[[Context], object]] = {
+    "fails": _fails,
+    "is interrupted": lambda ctx: ctx.interrupt("as asked"),
+    "loses its lease": _loses_its_lease,
+    "is refused": _is_refused,
+    "finds the store closed": _finds_the_store_closed,
+    "is interrupted twice": _is_interrupted_twice,
+    "goes on": lambda ctx: None,
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_each_loop_that_was_begun_ends_with_one_event(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loop, "abandon", Loop.abandon)  # put back, where the job changes it
+    with told() as found, Runtime("memory://") as runtime:
+        job_id = runtime.submit(looping, how)
+        with suppress(LookupError, LeaseLostError, StoreError, KeyboardInterrupt):
+            runtime.perform(job_id)
+        if how == "is interrupted twice":
+            assert runtime.get(job_id).status == "interrupted"
+    names = [event.name for event in found]
+    assert names.count("job_step_started") == 1
+    (end,) = [event for event in found if event.name in ENDS]
+    expected = {"fails": "job_step_failed", "goes on": "job_step_completed"}
+    assert end.name == expected.get(how, "job_step_interrupted")
+    assert (end.payload["step"], end.payload["job_id"]) == ("items", job_id)
+    assert names.index(end.name) == len(names) - 2
+    assert names[-1] in {
+        "job_failed",
+        "job_interrupted",
+        "job_lease_lost",
+        "job_completed",
+    }
+
+
+@job(name="test_events_saved", checkpoint_every=0.05)
+def saving(ctx: Context) -> None:
+    (run,) = saver.runs()
+    for item in ctx.each("items", range(10_000)):
+        time.sleep(0.005)
+        if item > 5 and BLOCKED.is_set():
+            until(partial(_renewed_since, run, run.lease_deadline), "it is renewed", within=5)
+            ctx.interrupt("seen")
+
+
+def _renewed_since(run: Run, deadline: float) -> bool:
+    return run.lease_deadline > deadline
+
+
+BLOCKED = threading.Event()
+
+
+def test_a_subscriber_that_blocks_at_what_the_saver_sees_ends_no_lease() -> None:
+    released = threading.Event()
+
+    def blocks(event: Event) -> None:
+        if event.name == "job_cursor_advanced":
+            BLOCKED.set()
+            released.wait(PATIENCE)
+
+    BLOCKED.clear()
+    events.subscribe(blocks)
+    try:
+        with Runtime("memory://", lease_ttl=1.0) as runtime:
+            outcome = runtime.perform(runtime.submit(saving))
+            assert outcome.reason == "seen"
+    finally:
+        released.set()
+        events.unsubscribe(blocks)

@@ -396,7 +396,7 @@ def contained(ctx: Context, path: str) -> None:
 
 say("pid", os.getpid())
 give_up = time.monotonic() + 20
-with Runtime(URL, lease_ttl=0.5) as runtime:
+with Runtime(URL, lease_ttl=1.5) as runtime:
     while True:
         try:
             say(runtime.perform(JOB_ID).status)

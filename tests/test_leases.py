@@ -14,10 +14,12 @@ from tracedjobs import Context, Runtime, Status, job
 from tracedjobs.errors import JobRunningError, LeaseLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from tracedjobs._core.records import Save
     from tracedjobs.events import Event
+    from tracedjobs.stores.base import Saved
 
 LEASE: Final = 1.0
 LONG: Final = 600.0
@@ -237,6 +239,45 @@ def forks(ctx: Context, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["fork", "subprocess", "spawn"])
+@job(name="leases:short_steps")
+def short_steps(ctx: Context, seconds: float) -> int:
+    give_up, done = time.monotonic() + seconds, 0
+    while time.monotonic() < give_up:
+        ctx.step(f"step {done}", time.sleep, 0.002)
+        done += 1
+    return done
+
+
+def test_a_run_whose_steps_are_shorter_than_its_saves_take_keeps_its_lease(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Runtime(store_url, lease_ttl=LEASE, handle_signals=False) as runtime:
+        store, save, refused = runtime.store, runtime.store.save, 0
+
+        def slow(saves: Sequence[Save]) -> Mapping[str, Saved]:
+            nonlocal refused
+            time.sleep(0.1)  # meanwhile a step is completed
+            stored = store.load(saves[0].job_id)
+            refused += stored is not None and stored.job.saved_seq > saves[0].seq
+            return save(saves)
+
+        monkeypatch.setattr(store, "save", slow)
+        job_id = runtime.submit(short_steps, 2.5 * LEASE)
+        left: list[bool] = []
+        thread = threading.Thread(target=runtime.perform, args=(job_id,))
+        thread.start()
+        while thread.is_alive():
+            stored = store.load(job_id)
+            assert stored is not None
+            if stored.job.status is Status.RUNNING:
+                left.append(store.lease_alive(stored.job))
+            time.sleep(0.02)
+        assert runtime.get(job_id).status is Status.COMPLETED
+    assert len(left) > 10
+    assert all(left)
+    assert refused > 2
+
+
 def test_a_child_that_outlives_its_parent_does_not_hold_the_job(
     files: Runtime, children: Children, url: str, how: str
 ) -> None:

@@ -16,6 +16,7 @@ from tests.processes import Children, until
 from tracedjobs import AsyncContext, Context, Runtime, Status, job
 from tracedjobs._core import job as job_module
 from tracedjobs._core import runtime as runtime_module
+from tracedjobs._core.records import JobRecord
 from tracedjobs.errors import (
     InvalidTransitionError,
     JobConflictError,
@@ -291,6 +292,21 @@ def test_jobs_are_listed_newest_first_by_status_and_name_and_page(runtime: Runti
     assert ids(status="lost") == []
 
 
+def test_a_list_that_goes_on_after_a_job_that_is_gone_says_so(runtime: Runtime) -> None:
+    @job(name="runtime:gone_meanwhile", retention=0)
+    def gone(ctx: Context) -> None:
+        pass
+
+    runtime.submit(add, 1)
+    job_id = runtime.submit(gone)
+    assert len(runtime.list(before=job_id)) == 1
+    runtime.perform(job_id)
+    until(lambda: runtime.purge() == 0 and runtime.store.load(job_id) is None, "it is gone")
+    for status in (None, "lost"):
+        with pytest.raises(JobNotFoundError, match=job_id):
+            runtime.list(before=job_id, status=status)
+
+
 def test_a_wrong_filter_is_refused(runtime: Runtime) -> None:
     with pytest.raises(ValueError, match="status='done' is none of pending, running"):
         runtime.list(status="done")
@@ -349,6 +365,30 @@ def test_a_retried_job_does_not_expire(runtime: Runtime) -> None:
         runtime.perform(job_id)
     assert runtime.get(job_id).expires_at is not None
     assert runtime.retry(job_id).expires_at is None
+
+
+def test_a_worker_of_short_jobs_purges_by_itself_all_that_there_is(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job(name="runtime:short")
+    def short(ctx: Context) -> None:
+        pass
+
+    monkeypatch.setattr("tracedjobs._core.saver.PURGED_AT_ONCE", 50)
+    began = runtime.store.time()
+    for number in range(120):
+        ended = JobRecord(f"old{number}", "old", "{}", began, status=Status.FAILED)
+        runtime.store.create(dataclasses.replace(ended, expires_at=began))
+    purge, purged = runtime.store.purge, list[int]()
+
+    def counted(*, limit: int) -> int:
+        purged.append(purge(limit=limit))
+        return purged[-1]
+
+    monkeypatch.setattr(runtime.store, "purge", counted)
+    runtime.perform(runtime.submit(short))
+    until(lambda: sum(purged) == 120, "all of them are purged")
+    assert purged == [50, 50, 20]
 
 
 def test_a_worker_purges_by_itself(runtime: Runtime) -> None:

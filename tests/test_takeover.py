@@ -310,6 +310,14 @@ def test_a_cell_of_a_completed_step_is_ignored(lost: Stored) -> None:
     assert takeover(other) == Takeover(other.open_position, found=True)
 
 
+def test_a_cell_is_ignored_where_the_store_has_lost_what_was_completed_before_its_step(
+    lost: Stored,
+) -> None:
+    # The other way round, which is the same to the reader: the cell knows of no step before.
+    step = StepRecord("before", "null", "null", 0, None, None, 0.0, 0.0, 1)
+    assert takeover(replace(lost, steps=(step,))) == Takeover(None, found=True)
+
+
 def test_a_cell_of_a_process_that_lives_is_ignored(lost: Stored) -> None:
     assert lost.job.owner is not None
     path = owner.lock_path(lost.job.owner)
@@ -511,7 +519,7 @@ def hostile(wreck: Wreck, numbers: list[int], text: bytes, step: str) -> bytes:
     numbers = [*numbers]
     name = wreck.stored.job.id.encode()
     numbers[LENGTHS] = len(name) | len(text) << 16
-    numbers[CHECK] = check_of(wreck.key, step, text)
+    numbers[CHECK] = check_of(wreck.key, step, text, 0)
     return cell(wreck, numbers, name + text)
 
 

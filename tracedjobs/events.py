@@ -152,11 +152,15 @@ def notify(name: str, /, **payload: object) -> None:
         _tell(name, payload)
 
 
+def listened() -> bool:
+    """Whether there is anybody to tell, for the core."""
+    return bool(_subscribers)
+
+
 def notify_of(job: JobRecord, name: str, /, **payload: object) -> None:
     """Tell of that job, for the core: with what every payload has, and where its trace is."""
     if _subscribers:
-        common = {"job": job.name, "job_id": job.id, "run": job.run}
-        _tell(name, {**common, **payload}, job.trace)
+        _tell(name, {"job": job.name, "job_id": job.id, "run": job.run, **payload}, job.trace)
 
 
 def debug(name: str, /, **payload: object) -> None:

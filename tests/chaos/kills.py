@@ -19,6 +19,7 @@ from tests.chaos.jobs import JOBS
 from tests.chaos.journal import Entry, read_journal
 from tests.chaos.plan import Plan, make_plan
 from tests.chaos.worker import INTERRUPTED
+from tests.telemetry.scrapes import Watch, check_conserved, scraped
 from tracedjobs import JobSnapshot, Runtime, Status
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def torture(folder: Path, seed: int, figures: Figures) -> None:
     figures.jobs += 1
     ends_left = chance.randint(2, 9)
     store = f"sqlite:///{folder}/jobs.db"
+    counters = Watch()
     with Runtime(store) as runtime:
         job_id = runtime.submit(JOBS[plan.job_name], seed, str(journal))
         before = runtime.get(job_id)
@@ -120,6 +122,9 @@ def torture(folder: Path, seed: int, figures: Figures) -> None:
             figures.kills += end.code == -signal.SIGKILL
             figures.stops += end.code == INTERRUPTED
             after = runtime.get(job_id)
+            counted = scraped(runtime)
+            counters.see(counted)
+            check_conserved(counted, [after])
             _check_run(plan, read_journal(journal), before, after, end=end, figures=figures)
             if after.status is Status.COMPLETED:
                 break

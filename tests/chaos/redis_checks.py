@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.chaos.redis_fleet import Fleet, History
     from tests.stores.redis_servers import RedisServer
 
-__all__ = ["FleetFigures", "check_fleet", "check_keys"]
+__all__ = ["SINCE_SNAPSHOT", "UNWRITTEN", "FleetFigures", "check_fleet", "check_keys"]
 
 SLACK: Final = 0.15
 """Seconds that threads of a process may wait for each other, beside what was measured."""
@@ -27,6 +27,8 @@ WAKING: Final = 0.1
 """Seconds within which the saver of a process that was woken has looked at the clock."""
 UNWRITTEN: Final = 3.0
 """Seconds of writes that a server with `appendfsync everysec` may lose when it is killed."""
+SINCE_SNAPSHOT: Final = 8.0
+"""The same of one that writes a snapshot each second, as a busy host lets it."""
 BACK_OFF: Final = 2.5
 """Seconds after an outage within which all have tried again."""
 RECORDED: Final = frozenset({"completed", "interrupted", "paused", "cancelled"})
@@ -81,8 +83,10 @@ class _Run:
     """When its successor was seen to have begun."""
 
 
-def check_fleet(fleet: Fleet, log: Path, lease_ttl: float) -> FleetFigures:
-    """Check every job of the fleet."""
+def check_fleet(
+    fleet: Fleet, log: Path, lease_ttl: float, *, unwritten: float = UNWRITTEN
+) -> FleetFigures:
+    """Check every job of the fleet; its server may have lost `unwritten` seconds when killed."""
     figures = FleetFigures()
     by_job: dict[str, list[Line]] = {job_id: [] for job_id in fleet.jobs}
     for line in read_log(log):
@@ -90,7 +94,7 @@ def check_fleet(fleet: Fleet, log: Path, lease_ttl: float) -> FleetFigures:
     for job_id, lines in by_job.items():
         plan = make_plan(int(job_id.partition("-")[2]))
         try:
-            _JobCheck(plan, fleet.history, lease_ttl, figures).run(lines)
+            _JobCheck(plan, fleet.history, lease_ttl, figures, unwritten).run(lines)
             _check_record(plan, fleet, job_id)
         except BaseException as error:
             error.add_note(f"{job_id}: {plan}\n{figures}")
@@ -103,8 +107,14 @@ class _JobCheck:
     """Goes through the log of one job."""
 
     def __init__(
-        self, plan: Plan, history: History, lease_ttl: float, figures: FleetFigures
+        self,
+        plan: Plan,
+        history: History,
+        lease_ttl: float,
+        figures: FleetFigures,
+        unwritten: float,
     ) -> None:
+        self._unwritten = unwritten
         self._plan = plan
         self._history = history
         self._lease_ttl = lease_ttl
@@ -205,6 +215,10 @@ class _JobCheck:
         self._figures.stray += 1
         self._figures.longest_stray = max(self._figures.longest_stray, late)
         noise = self._noise(woken, line.at)
+        if self._taken_back(run.begin.at, run.over_at):
+            # The server did not know it any more, which it learns when it saves again.
+            assert late < BACK_OFF + 3 * noise, f"{line}, {late:.3f} s after it was forgotten"
+            return
         assert late < WAKING + 3 * noise, f"{line}, {late:.3f} s after waking, noise {noise:.3f}"
 
     # -- what was done again ---
@@ -245,7 +259,9 @@ class _JobCheck:
     def _taken_back(self, written: float, seen: float) -> bool:
         """Whether what was written then may be gone now: the server was killed soon after."""
         return any(
-            each.crashed and each.began - UNWRITTEN <= written <= each.ended and each.began <= seen
+            each.crashed
+            and each.began - self._unwritten <= written <= each.ended
+            and each.began <= seen
             for each in self._history.outages
         )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 
 from tests.chaos.redis_jobs import JOBS, make_plan
+from tests.telemetry.scrapes import Watch, scraped
 from tracedjobs import Runtime
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.stores.redis.keys import SHARDS, Keys
@@ -76,6 +77,7 @@ class History:
     outages: list[Span] = field(default_factory=list)
     noise: list[tuple[float, float]] = field(default_factory=list)
     """When a pause of the driver was longer than asked, and by how much."""
+    scrapes: int = 0
     seconds: float = 0.0
 
 
@@ -104,6 +106,7 @@ class Fleet:
         self._workers: list[_Worker] = []
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._server_busy = False
+        self._counters = Watch()
         self.jobs: list[str] = []
         self.history = History()
         self.runtime = Runtime(server.url, lease_ttl=form.lease_ttl)
@@ -215,6 +218,7 @@ class Fleet:
             crashed = number == signal.SIGKILL
             self._note_outage(began, crashed=crashed)
             if crashed:
+                self._counters.forget()  # what it lost is gone from the counters too
                 self._submit(0)
 
         self._do_later(self._chance.uniform(0, 1.5) * self._form.lease_ttl, start)
@@ -280,6 +284,10 @@ class Fleet:
     def _keep_busy(self) -> None:
         if self._server_busy:
             return
+        counted = scraped(self.runtime)
+        if counted:  # else the server has just gone
+            self._counters.see(counted)
+            self.history.scrapes += 1
         left = len(self.jobs) - self.completed()
         wanted = 2 * self._form.workers
         if left < wanted:

@@ -146,11 +146,19 @@ class Worker:
             position: int,
             seq: int,
             state: str | None,
+            lease_ttl: float | None,
             counts: Sequence[Count],
         ) -> bool:
             began = time.monotonic()
             done = complete(
-                job_id, token, step, position=position, seq=seq, state=state, counts=counts
+                job_id,
+                token,
+                step,
+                position=position,
+                seq=seq,
+                state=state,
+                lease_ttl=lease_ttl,
+                counts=counts,
             )
             if done:
                 plan = make_plan(self._plans[job_id])

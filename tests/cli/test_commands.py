@@ -14,7 +14,7 @@ from tracedjobs.cli.app import COMMANDS, group
 
 VERSION_1 = {
     *("run", "list", "show", "pause", "resume", "cancel", "retry", "rewind", "recover", "demo"),
-    "exporter",
+    *("exporter", "dashboard", "alerts"),
 }
 
 

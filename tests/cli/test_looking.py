@@ -35,7 +35,7 @@ JOB_KEYS = {
     ),
     *("submitted_at", "started_at", "progressed_at", "ended_at", "resume_at", "deadline_at"),
     *("expires_at", "steps", "runs", "controls"),
-    *("stalled", "stall", "queue", "time_left_s", "heartbeat_at"),
+    *("trace_id", "stalled", "stall", "queue", "time_left_s", "heartbeat_at"),
 }
 STEP_KEYS = {
     *("name", "status", "cursor", "items", "total", "unit", "run", "started_at", "ended_at"),

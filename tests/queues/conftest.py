@@ -13,6 +13,8 @@ from tests.queues.on_celery import OnCelery
 from tests.queues.on_dramatiq import OnDramatiq
 from tests.queues.on_huey import OnHuey
 from tests.queues.on_procrastinate import OnProcrastinate, database, template
+from tests.queues.on_rq import OnRQ, empty_database
+from tests.queues.on_taskiq import OnTaskiq
 from tests.rabbit import INSTALLING, RabbitServer, rabbit_for_tests
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ KINDS: Final = (
     "dramatiq processes",
     "dramatiq threads",
     "dramatiq threads-rabbitmq",
+    "rq fork",
+    "rq spawn",
+    "rq simple",
+    "taskiq list",
+    "taskiq stream",
 )
 
 
@@ -73,6 +80,11 @@ def kind_of(name: str, request: pytest.FixtureRequest) -> Kind:
     workers, _, broker = workers.partition("-")
     rabbit = on_rabbit(request) if broker else None
     server = request.getfixturevalue("redis_server")
+    if queue == "taskiq":
+        return OnTaskiq(workers, server.url.removesuffix("/0") + "/6")
+    if queue == "rq":
+        scheduler = ("--with-scheduler",) if workers == "fork" else ()
+        return OnRQ(workers, empty_database(server.url), options=scheduler)
     made = OnCelery if queue == "celery" else OnDramatiq
     return made(workers, server.url, f"tj{os.urandom(4).hex()}", rabbit)
 
@@ -98,6 +110,22 @@ def celery_on_redis(request: pytest.FixtureRequest) -> OnCelery:
     """Celery's prefork pool on a broker of the test's own."""
     kind = kind_of("celery prefork", request)
     assert isinstance(kind, OnCelery)
+    return kind
+
+
+@pytest.fixture
+def taskiq_on_redis(request: pytest.FixtureRequest) -> OnTaskiq:
+    """Taskiq on lists of a broker of the test's own."""
+    kind = kind_of("taskiq list", request)
+    assert isinstance(kind, OnTaskiq)
+    return kind
+
+
+@pytest.fixture
+def rq_on_redis(request: pytest.FixtureRequest) -> OnRQ:
+    """RQ's forking worker on a database of the test's own."""
+    kind = kind_of("rq fork", request)
+    assert isinstance(kind, OnRQ)
     return kind
 
 

@@ -6,28 +6,29 @@ A queue plugs in with one file beside this one: a class that has what `Kind` ask
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.processes import PATIENCE, ROOT, until
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import ModuleType
 
     from tracedjobs import JobSnapshot, Runtime
 
-__all__ = ["APP", "Kind", "Place", "Worker"]
+__all__ = ["APP", "Kind", "Place", "Worker", "session"]
 
 LEASE: Final = 2.0
 
 APP: Final = '''\
-import os, time
+import asyncio, os, time
 from tracedjobs import Runtime, job
 from tracedjobs.queues.{module} import continuable, queue
 
@@ -91,12 +92,22 @@ def plain(ctx, path, items):
         note(path, f"{{ctx.run}} {{item}}")
         time.sleep(0.01)
     return "by way of a queue"
+
+@job(name="plain async {name}", resume_delay=0.2)
+async def plain_async(ctx, path, items):
+    async for item in ctx.each("items", range(items)):
+        note(path, f"{{ctx.run}} {{item}}")
+        await asyncio.sleep(0.01)
 {more}
 '''
 
 
 class Kind(Protocol):
-    """One queue with its broker and one kind of its workers."""
+    """One queue with its broker and one kind of its workers.
+
+    It may have `close`, which is given the application at the end, and `rolling_items`, how many
+    items the jobs of the rolling restarts have where a stop takes long to reach the worker.
+    """
 
     module: str
     """The name in `tracedjobs.queues`."""
@@ -137,6 +148,17 @@ class Kind(Protocol):
         ...
 
 
+def session(leader: int) -> list[int]:
+    """The processes that began in that one's session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader:
+                found.append(int(path.parent.name))
+    return found
+
+
 @dataclass
 class Worker:
     """A worker in a session of its own, so that all its processes can be reached."""
@@ -157,9 +179,12 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL it with all its children."""
+        """SIGKILL it with all its children, also those that have a process group of their own."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+        for pid in session(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def ends(self, within: float = 15.0) -> None:
@@ -210,6 +235,11 @@ class Place:
         spec.loader.exec_module(self.app)
 
     @property
+    def begins_slowly(self) -> bool:
+        """Whether a worker of that kind takes a second from a message to its job's begin."""
+        return bool(getattr(self.kind, "begins_slowly", False))
+
+    @property
     def runtime(self) -> Runtime:
         found: Runtime = self.app.runtime
         return found
@@ -248,7 +278,7 @@ class Place:
     def runs(self, worker: Worker, name: str) -> bool:
         """Whether that name in a record is one of the worker's processes."""
         pid = int(name.rpartition(":")[2])
-        return os.getpgid(pid) == worker.process.pid
+        return os.getsid(pid) == worker.process.pid
 
     def told(self) -> str:
         """What the workers have said, for a failure."""
@@ -262,5 +292,8 @@ class Place:
     def close(self) -> None:
         for worker in self.workers:
             worker.kill()
+        close = getattr(self.kind, "close", None)
+        if close is not None:
+            close(self.app)
         self.runtime.close()
         sys.modules.pop(self.name, None)

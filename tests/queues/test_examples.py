@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -25,15 +26,21 @@ WORKERS: Final = {
     "dramatiq": ["dramatiq", "tasks:app", "--processes", "2", "--threads", "1"],
     "huey": ["huey.bin.huey_consumer", "tasks.app", "-g", "TERM", "-w", "2"],
     "procrastinate": ["procrastinate", "--app=tasks.app", "worker", "-c", "2"],
+    "rq": ["rq.cli", "worker", "-c", "tasks", "--with-scheduler", "imports"],
+    "taskiq": ["taskiq", "worker", "tasks:broker", "--workers", "2"],
 }
-SEND: Final = "from tasks import app, import_flights as task; {}"
+SEND: Final = "import tasks; from tasks import import_flights as task; {}"
 SENDS: Final = {
     "celery": "print(task.delay('flights.csv', 'flights.db').id)",
     "dramatiq": "print(task.send('flights.csv', 'flights.db').message_id)",
     "huey": "print(task('flights.csv', 'flights.db').id)",
     "procrastinate": (
-        "app.open(); app.schema_manager.apply_schema(); "
+        "app = tasks.app; app.open(); app.schema_manager.apply_schema(); "
         "print(task.defer(csv_path='flights.csv', database='flights.db')); app.close()"
+    ),
+    "rq": "print(task.delay('flights.csv', 'flights.db').id)",
+    "taskiq": (
+        "import asyncio, tasks; print(asyncio.run(tasks.send('flights.csv', 'flights.db')))"
     ),
 }
 
@@ -66,7 +73,12 @@ def test_the_example_imports_every_flight(
     log = folder / "log"
     with log.open("wb") as out:
         worker = subprocess.Popen(
-            [sys.executable, "-m", *WORKERS[queue]], cwd=folder, env=env, stdout=out, stderr=out
+            [sys.executable, "-m", *WORKERS[queue]],
+            cwd=folder,
+            env=env,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         with Runtime(f"sqlite:///{folder}/jobs.db") as runtime:
@@ -74,5 +86,5 @@ def test_the_example_imports_every_flight(
         with closing(sqlite3.connect(folder / "flights.db")) as db:
             assert db.execute("SELECT count(*) FROM flights").fetchone() == (500,)
     finally:
-        worker.terminate()
+        os.killpg(worker.pid, signal.SIGKILL)  # how it stops, other tests try
         worker.wait(20.0)

@@ -96,6 +96,11 @@ def test_an_address_names_servers_database_prefix_and_options() -> None:
         ("redis://u:secret@h?timeout=soon", "timeout=soon is no number"),
         ("redis://u:secret@h?wait=-1", "wait=-1 is no number"),
         ("redis://u:secret@h?retries=3", "'retries' is unknown; there are prefix, timeout"),
+        ("redis://u:12?secret@h", "an option is unknown; there are prefix, timeout"),
+        ("redis://u:12#secret@h", "in a password / . # and @ are written as %2F"),
+        ("redis://u:12/secret@h", "in a password / . # and @ are written as %2F"),
+        ("redis://u:secret@h?ssl_ca_certs=a", "ssl_ca_certs is for rediss://"),
+        ("rediss://u:secret@h?ssl_other=a", "'ssl_other' is unknown; there are prefix"),
     ],
 )
 def test_a_malformed_address_is_refused_with_what_is_amiss(address: str, sentence: str) -> None:
@@ -169,6 +174,10 @@ def test_the_documented_permissions_are_enough_and_less_is_told(prefix: str) -> 
         assert store.purge(limit=9) == 1
         with pytest.raises(StoreError, match="not permitted to do what tracedjobs needs"):
             open_store(url + "other").load("a")
+        client.execute_command("ACL", "SETUSER", "worker", "-script|load")
+        client.script_flush()
+        with pytest.raises(StoreError, match=r"not permitted.* 'script\|load'.*documentation"):
+            store.load("a")
         client.execute_command("ACL", "SETUSER", "worker", "-evalsha")
         with pytest.raises(StoreError, match="the documentation of the Redis store lists"):
             store.load("a")
@@ -250,6 +259,38 @@ def test_a_job_that_is_damaged_disturbs_no_other(
     assert isinstance(answer[other], StoreError)
 
 
+def test_a_record_that_cannot_be_read_is_told_with_its_job(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    store.create(a_job())
+    for damage in ("damaged", "[]", "[1, 2]", '[["a"], null]'):
+        with redis_server.client() as client:
+            client.set(f"{prefix}:{{{shard_of('a'):02}}}:h:a", damage)
+        for look in (
+            lambda: store.load("a"),
+            lambda: store.page(status=None, name=None, before=None, limit=9),
+            lambda: store.change(Change("a", 0, {"wish": "pause"})),
+        ):
+            with pytest.raises(StoreError, match=r"The job a in redis://.* is damaged"):
+                look()
+
+
+def test_a_replica_whose_indexes_cannot_be_cleaned_is_read_all_the_same(prefix: str) -> None:
+    with running_redis(appendonly="yes") as server:
+        store = open_store(f"{server.url}?prefix={prefix}")
+        for number in range(9):
+            over = store.time() + 0.05
+            store.create(a_job(f"job{number}", status=Status.FAILED, expires_at=over))
+        store.create(a_job("kept"))
+        with running_redis(appendonly="yes", replicaof=f"127.0.0.1 {server.port}") as replica:
+            until(replica.in_step, "the replica is in step")
+            until(lambda: store.load("job8") is None, "they have expired")
+            page = open_store(f"{replica.url}?prefix={prefix}").page(
+                status=None, name=None, before=None, limit=50
+            )
+            assert [stored.job.id for stored in page] == ["kept"]
+
+
 # -- keys ---
 
 
@@ -300,8 +341,9 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
     chance = random.Random(20_261_123)
     ids = [f"job{number}" for number in range(60)]
     for number, job_id in enumerate(ids):
-        store.create(a_job(job_id, name=f"name{number % 3}"))
-    for _ in range(400):
+        queue = "imports" if number % 2 else None
+        store.create(a_job(job_id, name=f"name{number % 3}", queue=queue))
+    for _ in range(160):
         head = loaded(store, chance.choice(ids)).job
         choices = sorted(ALLOWED[head.status])
         if choices:
@@ -309,6 +351,7 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
             expires = wall_time() + 1000 if status in {Status.COMPLETED, Status.FAILED} else None
             ttl = 30.0 if status is Status.RUNNING else None
             columns = {"status": status, "expires_at": expires, "token": status.value}
+            columns["resume_at"] = float(chance.randrange(10**9)) if chance.random() < 0.8 else None
             assert store.change(Change(head.id, head.revision, columns, lease_ttl=ttl))
     heads = [loaded(store, job_id).job for job_id in ids]
     with redis_server.client() as client:
@@ -328,6 +371,13 @@ def test_the_indexes_hold_each_job_once_whatever_happened_to_it(
             named = {head.id for head in heads if head.status is status and head.name == name}
             assert indexed.get(f"n:{status}:{name}", set()) == named
     assert indexed.get("leases", set()) == {h.id for h in heads if h.status is Status.RUNNING}
+    waiting = {
+        head.id
+        for head in heads
+        if head.status is Status.INTERRUPTED and head.queue and head.resume_at is not None
+    }
+    assert waiting
+    assert indexed.get("waiting", set()) == waiting
     expiring = {head.id for head in heads if head.expires_at is not None}
     ends = {json.loads(entry.partition(" ")[2])[0] for entry in indexed.get("ends", set())}
     assert ends == kept == expiring
@@ -340,6 +390,9 @@ def test_nothing_is_left_of_a_job_after_its_retention_and_a_purge(
     long = Position("one", json.dumps("c" * 99), 3, 10, "bytes", 4.25, json.dumps("f" * 99))
     store.save_one(a_save(1, state="{}")._replace(position=long))
     store.complete_step("a", TOKEN, a_step(), position=0, seq=2, state=None)
+    with redis_server.client() as client:  # it owes spans that nobody will send
+        client.hset(f"{prefix}:{{{shard_of('a'):02}}}:j:a", "d", 0)
+        client.zadd(f"{prefix}:{{{shard_of('a'):02}}}:spans", {"a": 0})
     ends = {"status": Status.FAILED, "expires_at": wall_time() + 0.05}
     control = ControlRecord(1.0, "cancel", "me")
     assert store.change(Change("a", head.revision, ends, control=control))
@@ -418,6 +471,7 @@ def test_a_page_of_many_jobs_goes_on_where_the_last_one_ended(store: Store) -> N
             {"appendonly": "yes", "maxmemory": "1gb", "maxmemory_policy": "volatile-ttl"},
             "evicts keys when its memory is full (maxmemory-policy volatile-ttl)",
         ),
+        ({"appendonly": "yes", "appendfsync": "no"}, "leaves it to its host when jobs are written"),
         ({"appendonly": "yes", "rename_command": "CONFIG hidden"}, "cannot be known"),
     ],
 )

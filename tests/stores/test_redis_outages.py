@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ from tests.stores.redis_servers import RedisServer, running_redis, until
 from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs import Context, Runtime, Status, job
 from tracedjobs._core.records import Change
-from tracedjobs.errors import StoreError, StoreUnavailableError
+from tracedjobs._core.saver import saver
+from tracedjobs.errors import LeaseLostError, StoreError, StoreUnavailableError
 from tracedjobs.stores import open_store
 
 if TYPE_CHECKING:
@@ -151,6 +153,25 @@ def test_a_slow_server_is_waited_for_within_the_limit(server: RedisServer) -> No
         with pytest.raises(StoreUnavailableError):
             impatient.load("a")
         assert store.change(Change("a", head.revision, {"wish": "pause"}))
+
+
+def test_a_slow_server_that_has_to_be_told_a_script_is_unavailable_and_not_wrong(
+    server: RedisServer,
+) -> None:
+    timeout = 1.0
+    with running_proxy(server.port) as proxy:
+        store = open_store(f"redis://127.0.0.1:{proxy.port}/1", timeout=timeout)
+        assert store.create(a_job())
+        with server.client() as client:
+            client.script_flush()
+            # Connecting takes two answers, and its own is the third: more than the limit.
+            proxy.delay = 0.2
+            client.client_kill_filter(_type="normal", skipme=True)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="has not taken a script of ours in time"):
+            store.load("a")
+        assert time.monotonic() - began < timeout * 8 / 3
+        assert loaded(store).job.id == "a"
 
 
 def test_an_answer_that_comes_late_is_never_taken_for_another(server: RedisServer) -> None:
@@ -308,6 +329,66 @@ def test_a_job_goes_on_from_the_older_cursor_of_a_server_that_lost_its_newest_wr
         until(lambda: runtime.get(job_id).items > older + 100, "the run itself saves it again")
         runtime.pause(job_id)
         assert run.outcome().status is Status.PAUSED
+
+
+@job(name="outage:in_two_steps", checkpoint_every=0.1, retention=60)
+def in_two_steps(ctx: Context, path: str) -> str:
+    def first() -> None:
+        with open(path, "a") as file:  # noqa: PTH123 - as a job would
+            file.write("-1\n")
+
+    ctx.step("first", first)
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.01)
+    with open(path, "a", buffering=1) as file:  # noqa: PTH123 - as a job would
+        for item in ctx.each("second", range(40)):
+            file.write(f"{item}\n")
+            time.sleep(0.01)
+    return "done"
+
+
+@pytest.mark.parametrize("ends", ["saves", "stopped"])
+def test_a_run_whose_completed_step_was_lost_leaves_a_job_that_can_go_on(
+    server: RedisServer, tmp_path: Path, ends: str
+) -> None:
+    server.settings["appendonly"] = "no"
+    server.kill()
+    server.start()
+    path, go = tmp_path / "lines", tmp_path / "lines.go"
+    with Runtime(server.url, lease_ttl=LEASE_TTL, handle_signals=False) as runtime:
+        store, change = runtime.store, runtime.store.change
+
+        def kept(made: Change) -> bool:
+            done = change(made)
+            if made.lease_ttl is not None:
+                with server.client() as client:
+                    client.save()  # as of the begin of the run, and no later
+            return done
+
+        vars(store)["change"] = kept
+        job_id = runtime.submit(in_two_steps, str(path))
+        run = Performing(runtime, job_id)
+        until(lambda: runtime.get(job_id).steps[:1], "the first step is completed")
+        (of_job,) = saver.runs()
+        with pytest.MonkeyPatch.context() as patch:
+            if ends != "saves":
+                patch.setattr(saver, "_save", lambda *_: None)
+            server.kill()
+            server.start()
+            assert runtime.get(job_id).steps == ()
+            go.touch()
+            if ends == "stopped":
+                until(lambda: len(lines(path)) > 10, "it is in the second step")
+                of_job.request_stop("stopping")
+        with pytest.raises(LeaseLostError):
+            run.outcome()
+        assert runtime.get(job_id).steps == ()
+        del vars(store)["change"]
+        until(lambda: job_id in runtime.recover(), "it is found lost")
+        again = runtime.perform(job_id)
+    assert (again.status, again.result) == (Status.COMPLETED, "done")
+    assert lines(path).count(-1) == 2
+    assert sorted(set(lines(path))) == list(range(-1, 40))
 
 
 def test_of_two_runs_of_one_number_only_that_with_the_token_can_write(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tracedjobs._core.clock import wall_time
+from tracedjobs._core.due import hand_again_at
 from tracedjobs._core.records import (
     ALLOWED,
     RECORD_VERSION,
@@ -21,12 +22,15 @@ from tracedjobs._core.records import (
     RunEnd,
     RunRecord,
     Save,
+    SpansSent,
     Status,
     StepRecord,
     Stored,
 )
+from tracedjobs._core.trace import Trace
 from tracedjobs.errors import InvalidTransitionError, StoreError
 from tracedjobs.stores import open_store
+from tracedjobs.stores.base import LONGEST_CLAIM
 from tracedjobs.stores.memory import MemoryStore
 from tracedjobs.stores.sqlite import SQLiteStore
 
@@ -344,6 +348,22 @@ def test_the_state_goes_with_the_step_and_older_saves_do_not_come_after_it(store
     assert after.open_position is None
 
 
+def test_the_completion_of_a_step_renews_the_lease(store: Store) -> None:
+    head = running(store, ttl=0.5)
+    kept = store.complete_step("a", TOKEN, a_step(), position=0, seq=1, state=None)
+    assert kept
+    assert loaded(store).job.lease_until == head.lease_until
+    assert store.complete_step(
+        "a", TOKEN, a_step("two"), position=1, seq=2, state=None, lease_ttl=30.0
+    )
+    assert loaded(store).job.lease_until > head.lease_until + 29
+    give_up = time.monotonic() + 10
+    while store.lease_alive(head):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    assert store.expired(limit=9) == []
+
+
 @pytest.mark.parametrize("state", [None, '{"k": 2}'])
 def test_a_run_that_was_fenced_off_completes_no_step(store: Store, state: str | None) -> None:
     running(store)
@@ -449,6 +469,249 @@ def test_purge_deletes_what_has_expired_and_all_that_belongs_to_it(store: Store)
         store.create(a_job(f"gone{number}"))  # nothing of the old one is found again
         assert loaded(store, f"gone{number}").steps == ()
         assert loaded(store, f"gone{number}").runs == ()
+
+
+# -- times ---
+
+
+def test_the_time_goes_on_and_a_heartbeat_is_when_a_lease_was_last_renewed(store: Store) -> None:
+    before = store.time()
+    assert before == pytest.approx(wall_time(), abs=5)
+    store.create(a_job())
+    assert store.heartbeat(loaded(store).job) is None
+    columns = {"status": Status.RUNNING, "token": TOKEN, "lease_ttl": 30.0}
+    assert store.change(Change("a", 0, columns, lease_ttl=30.0))
+    first = store.heartbeat(loaded(store).job)
+    time.sleep(0.3)
+    assert store.save_one(a_save(1))
+    second = store.heartbeat(loaded(store).job)
+    after = store.time()
+    assert first is not None
+    assert second is not None
+    assert before - 0.1 <= first < second <= after + 0.1
+    assert second - first == pytest.approx(0.3, abs=0.25)
+
+
+# -- spans that are owed ---
+
+TRACE: Final = Trace("1" * 32, "2" * 16, sampled=True).text()
+END: Final = RunEnd(1, "interrupted", "stopping", 7.5)
+
+
+def owes(store: Store, job_id: str = "a", trace: str | None = TRACE) -> JobRecord:
+    """A job with two steps and a run that has ended."""
+    store.create(a_job(job_id, trace=trace))
+    columns = {"status": Status.RUNNING, "token": TOKEN, "run": 1}
+    run = RunRecord(1, "here", 5.0, resumed=False)
+    assert store.change(Change(job_id, 0, columns, lease_ttl=30.0, open_run=run))
+    for at in range(2):
+        step = a_step(f"step{at}")
+        assert store.complete_step(job_id, TOKEN, step, position=at, seq=at + 1, state=None)
+    ended = {"status": Status.INTERRUPTED, "token": None}
+    assert store.change(Change(job_id, 1, ended, close_run=END))
+    return loaded(store, job_id).job
+
+
+def sent_of(head: JobRecord, claim: float, **figures: object) -> SpansSent:
+    sent = SpansSent(head.id, claim, head.revision, steps=2, runs=1, root=False)
+    return sent._replace(**figures)  # type: ignore[arg-type]  # its fields
+
+
+def figures_of(store: Store, job_id: str = "a") -> tuple[int, int, int, bool]:
+    head = loaded(store, job_id).job
+    return head.steps_sent, head.runs_sent, head.root_sent, head.spans_due is not None
+
+
+def test_a_job_of_a_sampled_trace_owes_spans_once_a_run_has_ended_or_the_job(store: Store) -> None:
+    owes(store, "run")
+    owes(store, "unsampled", Trace("1" * 32, "2" * 16, sampled=False).text())
+    owes(store, "untraced", None)
+    store.create(a_job("waits", trace=TRACE))
+    store.create(a_job("ends", trace=TRACE))
+    assert store.change(Change("ends", 0, {"status": Status.CANCELLED}))
+    assert set(store.owing(limit=9)) == {"run", "ends"}
+    assert len(store.owing(limit=1)) == 1
+
+
+def test_spans_are_claimed_by_one_until_the_claim_ends(store: Store) -> None:
+    owes(store)
+    now = store.time()
+    (claim,) = store.claim_spans(["a", "nobody"], seconds=0.5).values()
+    assert now + 0.4 < claim < store.time() + 0.6
+    assert store.claim_spans(["a"], seconds=60) == {}
+    assert store.owing(limit=9) == []
+    assert loaded(store).job.spans_due == claim
+    give_up = time.monotonic() + 10
+    while store.owing(limit=9) != ["a"]:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    (again,) = store.claim_spans(["a"], seconds=60).values()
+    assert again > claim
+    assert store.time() > claim - 0.1
+    (longest,) = store.claim_spans([owes(store, "b").id], seconds=1e9).values()
+    assert longest <= store.time() + LONGEST_CLAIM + 0.1
+
+
+def test_many_who_claim_at_once_have_each_job_once(store: Store) -> None:
+    ids = [owes(store, f"job{number}").id for number in range(12)]
+    claimed: list[str] = []
+
+    def claim() -> None:
+        claimed.extend(store.claim_spans(ids, seconds=60))
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(ids)
+
+
+def test_what_was_sent_is_noted_and_nothing_owed_until_the_job_changes(store: Store) -> None:
+    head = owes(store)
+    (claim,) = store.claim_spans(["a"], seconds=60).values()
+    for _ in range(2):  # its answer may not have arrived
+        store.spans_sent([sent_of(head, claim), sent_of(head, claim, job_id="nobody")])
+        assert figures_of(store) == (2, 1, 0, False)
+        assert store.owing(limit=9) == []
+    assert store.change(Change("a", head.revision, {"status": Status.CANCELLED}))
+    assert store.owing(limit=9) == ["a"]
+    (claim,) = store.claim_spans(["a"], seconds=60).values()
+    store.spans_sent([sent_of(loaded(store).job, claim, root=True)])
+    assert figures_of(store) == (2, 1, 1, False)
+
+
+def test_a_job_that_changed_since_it_was_read_owes_again_at_once(store: Store) -> None:
+    head = owes(store)
+    (claim,) = store.claim_spans(["a"], seconds=60).values()
+    assert store.change(Change("a", head.revision, {"reason": "why"}))
+    store.spans_sent([sent_of(head, claim)])
+    assert figures_of(store) == (2, 1, 0, True)
+    assert store.owing(limit=9) == ["a"]
+
+
+def test_who_is_late_takes_nothing_back_and_ends_no_others_claim(store: Store) -> None:
+    head = owes(store)
+    (late,) = store.claim_spans(["a"], seconds=0.001).values()
+    give_up = time.monotonic() + 10
+    while not (taken := store.claim_spans(["a"], seconds=60)):
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    store.spans_sent([sent_of(head, late, steps=1, root=True)])
+    assert figures_of(store) == (0, 1, 1, True)  # of a claim that has ended no steps
+    assert store.claim_spans(["a"], seconds=60) == {}
+    store.spans_sent([sent_of(head, taken["a"])])
+    assert figures_of(store) == (2, 1, 1, False)
+    store.spans_sent([sent_of(head, late, steps=0, runs=0)])
+    assert figures_of(store) == (2, 1, 1, False)
+
+
+def test_a_rewind_ends_the_claim_and_forgets_the_steps_that_it_drops(store: Store) -> None:
+    head = owes(store)
+    (claim,) = store.claim_spans(["a"], seconds=60).values()
+    store.spans_sent([sent_of(head, claim)])
+    store.change(Change("a", head.revision, {"reason": "why"}, close_run=END))
+    head = loaded(store).job
+    (claim,) = store.claim_spans(["a"], seconds=60).values()
+    assert store.change(Change("a", head.revision, {}, drop_steps=("step1",)))
+    assert figures_of(store) == (1, 1, 0, True)
+    store.spans_sent([sent_of(head, claim)])
+    assert figures_of(store) == (1, 1, 0, True)  # what was counted was dropped
+    assert store.owing(limit=9) == ["a"]
+
+
+# -- jobs that wait for their queue ---
+
+
+def waits(store: Store, job_id: str, ago: float, **columns: object) -> JobRecord:
+    """A job of a queue that was interrupted, and should have been resumed `ago` seconds ago."""
+    store.create(a_job(job_id, queue="imports"))
+    resume_at = store.time() - ago
+    ended = {"status": Status.INTERRUPTED, "reason": "lost", "resume_at": resume_at, **columns}
+    assert store.change(Change(job_id, 0, {"status": Status.RUNNING, "token": TOKEN}))
+    assert store.change(Change(job_id, 1, {"token": None, **ended}))
+    return loaded(store, job_id).job
+
+
+def test_jobs_that_are_to_be_handed_back_are_found_the_longest_first(store: Store) -> None:
+    waits(store, "second", 2)
+    waits(store, "first", 4)
+    waits(store, "third", 1)
+    waits(store, "later", -3600)
+    waits(store, "sent", 10, reason="stopping")  # its own worker has sent a message
+    waits(store, "long_sent", 40, reason="stopping")
+    waits(store, "paused", 5, status=Status.PAUSED)
+    store.create(a_job("no_queue"))
+    store.change(Change("no_queue", 0, {"status": Status.RUNNING}))
+    lost = {"status": Status.INTERRUPTED, "reason": "lost", "resume_at": store.time() - 9}
+    store.change(Change("no_queue", 1, lost))
+    found = store.waiting(limit=9)
+    assert found == [loaded(store, each).job for each in ("long_sent", "first", "second", "third")]
+    assert store.waiting(limit=2) == found[:2]
+    assert store.waiting(limit=2, after=found[1].hand_at or 0.0) == found[2:]
+
+
+def test_a_job_that_was_handed_back_is_found_again_when_it_still_waits_long_after(
+    store: Store,
+) -> None:
+    head = waits(store, "a", 50)
+    now = store.time()
+    again = hand_again_at(head.resume_at or 0.0, now)
+    assert again == pytest.approx(now + 50, abs=1)
+    assert store.change(Change("a", head.revision, {"handed_at": now, "hand_at": again}))
+    assert store.waiting(limit=9) == []
+    assert store.change(Change("a", head.revision + 1, {"hand_at": now}))
+    assert [each.id for each in store.waiting(limit=9)] == ["a"]
+
+
+@pytest.mark.parametrize("new", sorted(ALLOWED[Status.INTERRUPTED] - {Status.INTERRUPTED}))
+def test_a_job_that_waits_no_more_is_not_found(store: Store, new: Status) -> None:
+    head = waits(store, "a", 5)
+    assert store.change(Change("a", head.revision, {"status": new}))
+    assert store.waiting(limit=9) == []
+
+
+# -- elections ---
+
+
+def test_one_is_elected_for_a_name_until_it_renews_no_more(store: Store) -> None:
+    assert store.elect("recovery", "one", seconds=0.5)
+    assert not store.elect("recovery", "two", seconds=60)
+    assert store.elect("other", "two", seconds=60)
+    began = time.monotonic()
+    while time.monotonic() < began + 1.0:
+        renewed = time.monotonic()
+        assert store.elect("recovery", "one", seconds=0.5) or time.monotonic() > renewed + 0.2
+        assert not store.elect("recovery", "two", seconds=60) or time.monotonic() > renewed + 0.2
+        time.sleep(0.02)
+    give_up = time.monotonic() + 10
+    while not store.elect("recovery", "two", seconds=60):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    assert not store.elect("recovery", "one", seconds=60)
+
+
+def test_who_is_elected_may_give_it_back_and_nobody_else(store: Store) -> None:
+    assert store.elect("recovery", "one", seconds=60)
+    assert not store.elect("recovery", "two", seconds=0)
+    assert not store.elect("recovery", "two", seconds=60)
+    assert not store.elect("recovery", "one", seconds=0)
+    assert store.elect("recovery", "two", seconds=60)
+
+
+def test_of_many_one_is_elected(store: Store) -> None:
+    elected: list[str] = []
+
+    def run(holder: str) -> None:
+        if store.elect("recovery", holder, seconds=60):
+            elected.append(holder)
+
+    threads = [threading.Thread(target=run, args=(f"w{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(elected) == 1
 
 
 # -- versions, threads, the end ---

@@ -12,12 +12,14 @@ from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, lo
 from tracedjobs._core.records import Change, Count, Position, Status, position_columns
 from tracedjobs.stores import open_store
 from tracedjobs.stores.base import STEP_NAMES
+from tracedjobs.stores.redis import RedisStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tracedjobs.stores import Store
+    from tracedjobs.stores.redis.packing import Found
 
 
 @pytest.fixture(params=["sqlite", "memory", "redis", "redis+cluster"])
@@ -101,6 +103,29 @@ def test_a_completion_that_comes_late_after_its_repetition_closes_no_other_step(
     assert store.complete_step("a", TOKEN, a_step(), position=0, seq=5, state='{"k": 1}')
     assert loaded(store).job.position == later
     assert loaded(store).job.state == '{"k": 2}'
+
+
+def test_a_change_that_read_the_job_before_a_step_was_completed_leaves_nothing_of_that_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = running(store)
+    where = position_columns(Position("one", "3", 3))
+    assert store.change(Change("a", head.revision, {**where, "counted": 3, "meter": "1 1 1"}))
+    if isinstance(store, RedisStore):  # the one that reads a job before it writes it
+        find = store.find
+
+        def read_early(ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
+            found = find(ids, parts=parts)
+            monkeypatch.undo()
+            assert store.complete_step("a", TOKEN, a_step(), position=0, seq=5, state=None)
+            return found
+
+        monkeypatch.setattr(store, "find", read_early)
+    else:
+        assert store.complete_step("a", TOKEN, a_step(), position=0, seq=5, state=None)
+    assert store.change(Change("a", head.revision + 1, {"wish": "pause"}))
+    job = loaded(store).job
+    assert (job.step, job.counted, job.meter, job.wish) == (None, 0, None, "pause")
 
 
 def test_the_meter_is_saved_where_it_changed(store: Store) -> None:

@@ -13,11 +13,11 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from tracedjobs.demo.receiver import Received, Receiver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tracedjobs._core.snapshot import JobSnapshot
 
-__all__ = ["check_story", "check_whole", "receiving"]
+__all__ = ["check_story", "check_whole", "missing_spans", "receiving"]
 
 
 class _Service(trace_service_pb2_grpc.TraceServiceServicer):
@@ -96,3 +96,22 @@ def check_story(spans: Sequence[Received], job: JobSnapshot) -> None:
         if span.attributes.get("tracedjobs.step.outcome") == "completed"
     ]
     assert done == [step.name for step in job.steps if step.status == "completed"]
+
+
+def missing_spans(spans: Sequence[Received], jobs: Iterable[JobSnapshot]) -> list[str]:
+    """The jobs of which spans are still to come."""
+
+    def count(start: str, job: JobSnapshot) -> int:
+        mine = [span for span in spans if span.trace_id == job.trace_id]
+        return len({span.span_id for span in mine if span.name.startswith(start)})
+
+    return [
+        f"{job.id} {job.status} lost={job.lost} of {[run.outcome for run in job.runs]}: "
+        f"{count('process ', job)} runs, {count('job ', job)} root"
+        for job in jobs
+        if job.trace_id is not None
+        and (
+            count("process ", job) != sum(run.ended_at is not None for run in job.runs)
+            or count("job ", job) != int(job.ended_at is not None)
+        )
+    ]

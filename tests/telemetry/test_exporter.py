@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import ssl
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.monitoring import program, running_prometheus
 from tests.processes import Children, until
 from tracedjobs import Context, Runtime, job
 from tracedjobs.errors import StoreUnavailableError
@@ -168,9 +168,7 @@ def test_a_certificate_that_is_none_is_said_in_a_line(
 
 
 def test_promtool_finds_nothing_to_complain_of(runtime: Runtime) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
+    promtool = program("promtool")
     runtime.perform(runtime.submit(exported))
     with Exporter(runtime, port=0) as exporter:
         text = got(f"{exporter.address}/metrics")
@@ -181,38 +179,12 @@ def test_promtool_finds_nothing_to_complain_of(runtime: Runtime) -> None:
 
 
 def test_a_real_prometheus_scrapes_it_and_answers_queries(runtime: Runtime, tmp_path: Path) -> None:
-    prometheus = shutil.which("prometheus")
-    if prometheus is None:
-        pytest.skip("prometheus is not installed")
     for _ in range(3):
         runtime.perform(runtime.submit(exported))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     with Exporter(runtime, port=0) as exporter:
         target = exporter.address.removeprefix("http://")
-        (tmp_path / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s}\n"
-            "scrape_configs:\n"
-            "  - job_name: tracedjobs\n"
-            f"    static_configs: [{{targets: ['{target}']}}]\n"
-        )
-        words = ["--config.file=prometheus.yml", "--storage.tsdb.path=data"]
-        listen = f"--web.listen-address=127.0.0.1:{port}"
-        with (tmp_path / "prometheus.log").open("wb") as log:
-            server = subprocess.Popen(
-                [prometheus, *words, listen], cwd=tmp_path, stdout=log, stderr=log
-            )
-        try:
-
-            def asked(query: str) -> float | None:
-                words = urllib.parse.urlencode({"query": query})
-                try:
-                    answer = json.loads(got(f"http://127.0.0.1:{port}/api/v1/query?{words}"))
-                except OSError:
-                    return None  # it is starting
-                found = answer["data"]["result"]
-                return float(found[0]["value"][1]) if found else None
-
+        with running_prometheus(tmp_path, {"tracedjobs": target}) as prometheus:
+            asked = prometheus.value
             until(lambda: asked("tracedjobs_items_processed_total"), "a scrape")
             assert asked("sum(tracedjobs_items_processed_total{step='rows'})") == 9
             assert asked("sum(tracedjobs_jobs{state='completed'})") == 3
@@ -220,6 +192,3 @@ def test_a_real_prometheus_scrapes_it_and_answers_queries(runtime: Runtime, tmp_
             assert asked("count({job='tracedjobs', exported_job!=''})") is None
             quantile = "histogram_quantile(0.5, tracedjobs_run_duration_seconds_bucket)"
             assert 0 < (asked(quantile) or 0) < 60
-        finally:
-            server.terminate()
-            server.wait(30)

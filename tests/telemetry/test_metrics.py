@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as as_openm
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import PERFORM, PRELUDE, Children, count, until
+from tests.telemetry.scrapes import Samples, Watch, check_conserved, scraped, value
 from tracedjobs import Context, Runtime, job
 from tracedjobs.errors import JobRunningError, StoreUnavailableError
 from tracedjobs.telemetry import collector
@@ -24,8 +25,6 @@ from tracedjobs.testing import interrupt_after, interrupt_during
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Samples = dict[str, list[tuple[dict[str, str], float]]]
-
 
 @job(name="metrics:walk", resume_delay=0)
 def walk(ctx: Context, items: int, fails: bool) -> None:  # noqa: FBT001 - a job's argument
@@ -35,24 +34,6 @@ def walk(ctx: Context, items: int, fails: bool) -> None:  # noqa: FBT001 - a job
     if fails:
         msg = "as asked"
         raise ValueError(msg)
-
-
-def scraped(runtime: Runtime, **options: int) -> Samples:
-    """What a scrape says now, by the name of each sample."""
-    registry = CollectorRegistry()
-    registry.register(StoreCollector(runtime, age=0, **options))
-    found: Samples = {}
-    for family in text_string_to_metric_families(generate_latest(registry).decode()):
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append((sample.labels, sample.value))
-    return found
-
-
-def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of the samples that have these labels."""
-    wanted = labels.items()
-    name = f"tracedjobs_{name}"
-    return sum(number for has, number in samples.get(name, []) if wanted <= has.items())
 
 
 def test_an_empty_store_has_the_series_that_alerts_compare_with_0(runtime: Runtime) -> None:
@@ -125,7 +106,32 @@ def test_reasons_of_applications_are_one_label(runtime: Runtime) -> None:
         runtime.perform(job_id, stopping=lambda ctx, number=number: f"reason {number}")
     samples = scraped(runtime)
     assert value(samples, "interruptions_total", reason="other") == 5
-    assert len(samples["tracedjobs_interruptions_total"]) == 1
+    assert [has for has, number in samples["tracedjobs_interruptions_total"] if number] == [
+        {"job_name": walk.name, "queue": "", "reason": "other"}
+    ]
+
+
+def test_what_has_not_happened_yet_is_0_and_not_absent(runtime: Runtime) -> None:
+    runtime.submit(walk, 1, fails=False)
+    samples = scraped(runtime)
+    for name, label, some in (
+        ("jobs_finished", "outcome", {"failed", "cancelled", "completed"}),
+        ("runs", "outcome", {"lost", "interrupted", "paused"}),
+        ("interruptions", "reason", {"error", "max_runtime", "other"}),
+    ):
+        found = {has[label]: number for has, number in samples[f"tracedjobs_{name}_total"]}
+        assert some <= found.keys()
+        assert set(found.values()) == {0}
+    assert samples["tracedjobs_stop_latency_seconds_count"] == [
+        ({"job_name": walk.name, "queue": ""}, 0)
+    ]
+    runtime.perform(runtime.submit(walk, 1, fails=False))
+    steps = scraped(runtime)["tracedjobs_steps_total"]
+    assert {(has["step"], has["outcome"]) for has, number in steps if not number} == {
+        (step, outcome)
+        for step in ("first", "rows")
+        for outcome in ("interrupted", "failed", "lost")
+    }
 
 
 def test_a_running_job_has_series_of_its_own_and_its_items_count_at_once(
@@ -223,16 +229,11 @@ def test_nothing_is_lost_or_counted_twice_or_goes_backwards_however_runs_end(
     chance = random.Random(17)
     items = 3000
     ids = [runtime.submit(count, str(tmp_path / f"{n}.txt"), items, 0.001) for n in range(4)]
-    last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    watch = Watch()
 
     def look() -> Samples:
         samples = scraped(runtime)
-        for name, found in samples.items():
-            for labels, number in found:
-                key = (name, tuple(labels.items()))
-                if name.endswith(("_total", "_count", "_bucket")):
-                    assert number >= last.get(key, 0), f"{key} went backwards"
-                    last[key] = number
+        watch.see(samples)
         return samples
 
     kills = 0
@@ -248,7 +249,7 @@ def test_nothing_is_lost_or_counted_twice_or_goes_backwards_however_runs_end(
             kills += 1
             child.send(signal.SIGKILL if chance.random() < 0.7 else signal.SIGTERM)
         child.process.wait()
-        look()
+        check_conserved(look(), map(runtime.get, ids))
     samples = look()
     jobs = [runtime.get(job_id) for job_id in ids]
     processed = value(samples, "items_processed_total")
@@ -260,6 +261,39 @@ def test_nothing_is_lost_or_counted_twice_or_goes_backwards_however_runs_end(
     assert value(samples, "runs_total", outcome="lost") == len(lost) > 0
     assert value(samples, "jobs_finished_total", outcome="completed") == len(ids)
     assert value(samples, "run_duration_seconds_count") == sum(each.run for each in jobs)
+
+
+UNSAVED = """
+@job(name="metrics:unsaved", checkpoint_every=60)
+def unsaved(ctx: Context) -> None:
+    def source(cursor):
+        for at in range(int(cursor or 0), 9):
+            yield at, f"{at + 1}"
+    for at in ctx.each("rows", source):
+        if at == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@job(name="metrics:unsaved")
+def unsaved(ctx: Context) -> None:
+    """As in `UNSAVED`, to be submitted and taken over here."""
+    for _ in ctx.each("rows", lambda cursor: [(at, str(at)) for at in range(9)]):
+        pass
+
+
+def test_items_of_a_step_that_was_never_saved_are_counted_as_done_again(
+    runtime: Runtime, store_url: str, children: Children
+) -> None:
+    job_id = runtime.submit(unsaved)
+    children.start(UNSAVED + PERFORM, store_url, job_id).ends(-signal.SIGKILL)
+    assert value(scraped(runtime), "jobs", state="lost") == 1
+    runtime.recover()
+    check_conserved(scraped(runtime), [runtime.get(job_id)])
+    assert runtime.perform(job_id).ok
+    samples = scraped(runtime)
+    check_conserved(samples, [runtime.get(job_id)])
+    assert value(samples, "items_redone_total") == runtime.get(job_id).items_redone == 5
 
 
 @pytest.fixture

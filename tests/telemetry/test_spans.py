@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.processes import until
-from tests.telemetry.collectors import check_story, check_whole, receiving
+from tests.telemetry.collectors import check_story, check_whole, missing_spans, receiving
 from tracedjobs import Context, Runtime, job
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.processes import Children
-    from tracedjobs._core.snapshot import JobSnapshot
     from tracedjobs.demo.receiver import Receiver
 
 TRACED: Final = """
@@ -132,29 +131,9 @@ def test_no_span_is_lost_with_its_process_nor_sent_twice(
             check_story(receiver.spans, runtime.get(job_id))
 
 
-def _missing(receiver: Receiver, jobs: list[JobSnapshot]) -> list[str]:
-    """The jobs of which spans are still to come."""
-
-    def count(start: str, job: JobSnapshot) -> int:
-        return sum(
-            span.name.startswith(start) for span in receiver.spans if span.trace_id == job.trace_id
-        )
-
-    return [
-        f"{job.id} {job.status} lost={job.lost} of {[run.outcome for run in job.runs]}: "
-        f"{count('process ', job)} runs, {count('job ', job)} root"
-        for job in jobs
-        if job.trace_id is not None
-        and (
-            count("process ", job) != sum(run.ended_at is not None for run in job.runs)
-            or count("job ", job) != int(job.ended_at is not None)
-        )
-    ]
-
-
 def _until_all_there(receiver: Receiver, runtime: Runtime, jobs: list[str]) -> None:
     give_up = time.monotonic() + 70
-    while missing := _missing(receiver, [runtime.get(each) for each in jobs]):
+    while missing := missing_spans(receiver.spans, [runtime.get(each) for each in jobs]):
         assert time.monotonic() < give_up, (
             missing,
             [runtime.store.load(each.split()[0]) for each in missing],
@@ -217,6 +196,24 @@ with Runtime("memory://") as runtime:
                 "Telemetry is off: OTEL_EXPORTER_OTLP_PROTOCOL=http/xml is none of grpc and "
                 "http/protobuf. Jobs go on."
             ),
+            False,
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": "0", "OTEL_LOGS_EXPORTER": "none"},
+            "Telemetry is off: OTEL_BSP_MAX_QUEUE_SIZE=0 is no whole number above 0. Jobs go on.",
+            False,
+        ),
+        (
+            {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "-3"},  # refused by an import of OpenTelemetry
+            (
+                "Telemetry is off: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be a non-negative integer "
+                "but got -3. Jobs go on."
+            ),
+            False,
+        ),
+        (
+            {"OTEL_BLRP_SCHEDULE_DELAY": "soon", "OTEL_TRACES_EXPORTER": "none"},
+            "Telemetry is off: OTEL_BLRP_SCHEDULE_DELAY=soon is no whole number above 0. Jobs go",
             False,
         ),
         (

@@ -37,7 +37,7 @@ from tracedjobs.errors import InvalidTransitionError, JobNotFoundError
 if TYPE_CHECKING:
     from tracedjobs.stores.base import Store
 
-__all__ = ["FROM_START", "cancel", "pause", "recover", "resume", "retry", "rewind"]
+__all__ = ["FROM_START", "cancel", "pause", "recover", "recover_here", "resume", "retry", "rewind"]
 
 Columns = dict[str, object]
 
@@ -183,9 +183,14 @@ def rewind(store: Store, job_id: str, step: str, cursor: object, by: str | None)
     _tell(store, job_id, "job_rewound", step=step, cursor=text)
 
 
+def recover_here(store: Store, by: str | None) -> list[str]:
+    """Mark as interrupted what dead processes of this run directory were running; their ids."""
+    return [job_id for job_id in jobs_of_the_dead() if _recover(store, job_id, by)]
+
+
 def recover(store: Store, by: str | None, *, limit: int = 1000) -> list[str]:
     """Mark each lost job as interrupted, so that it can be resumed; their ids."""
-    found = [job_id for job_id in jobs_of_the_dead() if _recover(store, job_id, by)]
+    found = recover_here(store, by)
     while len(found) < limit:
         page = [each.id for each in store.expired(limit=100) if _recover(store, each.id, by)]
         found += page
@@ -256,7 +261,7 @@ def _apply(
             taken = takeover(stored)
             columns = {**columns_of(stored, taken), **left_for_others(head, taken), **columns}
             closed = close_lost(tally, store, stored, taken)
-            counting.items(tally, head, taken.position, taken.redone)
+            counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
         if columns.get("status") is Status.CANCELLED:
             counting.finished(tally, head, Status.CANCELLED, now)
         change = Change(

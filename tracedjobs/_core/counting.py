@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BUCKETS",
     "OTHER",
+    "OUTCOMES",
+    "STEP_OUTCOMES",
     "Pending",
     "Tally",
     "ended",
@@ -68,6 +70,15 @@ REASONS: Final = frozenset(
     }
 )
 """The reasons of our own; those of applications are any text, and one label together."""
+
+OUTCOMES: Final = {
+    "jobs_finished": tuple(sorted(FINISHED)),
+    "runs": ("interrupted", "paused", *sorted(FINISHED), "lost"),
+    "interruptions": (*sorted(REASONS), OTHER),
+}
+"""What the last label of these counters may be."""
+STEP_OUTCOMES: Final = ("completed", "interrupted", "failed", "lost")
+"""And that of `steps`."""
 
 
 def reason_label(reason: str | None) -> str:
@@ -167,17 +178,24 @@ def lost(tally: Tally, ended_at: float, started_at: float | None, step: str | No
     return tally
 
 
-def items(tally: Tally, head: JobRecord, position: Position | None, redone: int = 0) -> Tally:
+def items(
+    tally: Tally, head: JobRecord, position: Position | None, redone: int = 0, redone_in: str = ""
+) -> Tally:
     """The job goes on at `position`, and does `redone` items again that had been done.
 
-    Afterwards all its items are counted. Where it goes back to before what was counted, as it may
-    after a store lost its newest writes, nothing is taken back.
+    `redone_in` is their step where there is no position, for the store had not heard of it: without
+    a name where nobody knows that any more. Afterwards all its items are counted. Where it goes
+    back to before what was counted, as it may after a store lost its newest writes, nothing is
+    taken back.
     """
     if position is not None:
         already = head.counted if head.step == position.step else 0
         done = max(position.items - already, 0) + redone
         tally.add("items_processed", done, step=position.step)
         tally.add("items_redone", redone, step=position.step)
+    else:
+        tally.add("items_processed", redone, step=redone_in)
+        tally.add("items_redone", redone, step=redone_in)
     return tally
 
 

@@ -82,6 +82,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
         except BaseException as error:
             if isinstance(error, Exception):
                 # A refusal, or a defect: trying again would not help. Its lease ends by itself.
+                _tell_step_end(run)
                 run.emit("job_interrupted", reason=type_name(error))
                 raise
             late = error
@@ -104,6 +105,8 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
 
 
 def _tell_lost_lease(run: Run, pending: tuple[Count, ...] = ()) -> Flow[None]:
+    if not run.recorded:
+        _tell_step_end(run)
     run.emit("job_lease_lost")
     lost = counting.Tally(run.record).add("leases_lost")
     counts = (*lost, *pending, *run.pending.take(run.record))
@@ -178,6 +181,7 @@ def _last_position(run: Run) -> tuple[Position | None, str | None]:
 
 
 def _unrecorded(run: Run, ending: Ending) -> Outcome:
+    _tell_step_end(run)
     run.emit("job_interrupted", reason="store_unavailable")
     return Outcome(
         run.record.id,
@@ -191,11 +195,14 @@ def _unrecorded(run: Run, ending: Ending) -> Outcome:
 
 
 def _tell_end(run: Run, ending: Ending) -> None:
-    current = run.current
-    if isinstance(current, Loop) and ending.status is not Status.COMPLETED:
-        failed = ending.status is Status.FAILED
-        run.step_event("job_step_failed" if failed else "job_step_interrupted", current)
+    _tell_step_end(run, failed=ending.status is Status.FAILED)
     run.emit(f"job_{ending.status}", reason=ending.reason)
+
+
+def _tell_step_end(run: Run, *, failed: bool = False) -> None:
+    # Of a loop, which does not know how its run ends; a step that is called has told by itself.
+    if isinstance(run.current, Loop):
+        run.step_event("job_step_failed" if failed else "job_step_interrupted", run.current)
 
 
 def _outcome(run: Run, ending: Ending) -> Outcome:

@@ -14,7 +14,8 @@ cell begins with eight integers of 64 bits, in the machine's order:
     3       KIND        what of these is to be read: OFFSET, INTEGER, or COUNTED
     4       AHEAD       of an offset: by how much it is ahead of the count; else what an empty slot
                         holds, or 0 where there is no room for slots
-    5       CHECK       a digest of key, step and text; 0 while no step is open
+    5       CHECK       a digest of key, step, text and the number of steps before it; 0 while no
+                        step is open
     6       KEY         a digest of the job's id and the run's token; 0 in a free cell
     7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step
 
@@ -138,9 +139,12 @@ def key_of(job_id: str, token: str) -> int:
     return _digest(token, job_id)
 
 
-def check_of(key: int, step: str, text: bytes) -> int:
-    """What holds in a cell whose step is that one, with that text."""
-    return _digest(str(key), step, text.hex())
+def check_of(key: int, step: str, text: bytes, completed: int) -> int:
+    """What holds in a cell whose step is that one, with that text, after so many others.
+
+    So it is not believed by who reads it beside a store that has lost the completion of one.
+    """
+    return _digest(str(key), step, text.hex(), str(completed))
 
 
 def mark_of(step: str) -> int:
@@ -184,8 +188,13 @@ class Cell:
         self.numbers[LENGTHS] = self._used
         self.numbers[KEY] = key
 
-    def open_step(self, position: Position, numbers: memoryview | None) -> None:
-        """Keep that step from here on; `numbers` is where a loop stands, if it is one."""
+    def open_step(
+        self, position: Position, numbers: memoryview | None, *, completed: int = 0
+    ) -> None:
+        """Keep that step from here on, the next after `completed` others.
+
+        `numbers` is where a loop stands, if it is one.
+        """
         mine = self.numbers
         mine[CHECK] = 0
         step, text = position.step, _text_of(position)
@@ -205,7 +214,7 @@ class Cell:
             elif mine[KIND] != OFFSET:
                 mine[COUNT] = position.items
                 mine[AHEAD] = 0
-        mine[CHECK] = check_of(self._key, step, text)
+        mine[CHECK] = check_of(self._key, step, text, completed)
 
     def note(self, cursor: object, items: int) -> None:
         """Keep the position of a step that is no loop."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakKeyDictionary
 
+from tracedjobs._core.due import LATE, hand_again_at
 from tracedjobs._core.records import Change, JobRecord, Status
 from tracedjobs.errors import TracedJobsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tracedjobs._core.records import Stored
     from tracedjobs.stores.base import Store
 
 __all__ = [
@@ -29,13 +28,8 @@ __all__ = [
     "sender_of",
 ]
 
-LATE: Final = 30.0
-"""Seconds after which a message that somebody was to send counts as lost."""
-MOST: Final = 1000
-"""Waiting jobs that are looked at each time, newest first."""
-NOBODY_SENDS: Final = frozenset({"lost", "paused", "retry", "rewound", "exit", "unknown"})
-"""Reasons of waiting jobs that have no message on its way. Those that are the name of an
-exception, such as KeyboardInterrupt, are others: their process was ended before it sent one."""
+MOST: Final = 500
+"""Waiting jobs that are looked at each time: where there are more, the next time goes on behind."""
 
 _log: Final = logging.getLogger("tracedjobs")
 
@@ -55,6 +49,8 @@ class Sender(Protocol):
 
 _by_job: Final[dict[str, Sender]] = {}
 _by_queue: Final[dict[str, Sender]] = {}
+_came_to: Final[WeakKeyDictionary[Store, float]] = WeakKeyDictionary()
+"""Up to which moment the last look at a store's waiting jobs came, where it did not see all."""
 
 
 def add_sender(sender: Sender, job_name: str | None = None) -> None:
@@ -85,22 +81,24 @@ def hand_back(store: Store, job_id: str) -> bool:
 def hand_back_waiting(store: Store) -> list[str]:
     """Send a message for each interrupted job that nobody sends one for; their ids.
 
-    Several may do this at the same time. Each first notes the sending in the job, at the revision
+    Those alone that are due, which the store's index tells. Several may do this at the same time.
+    Each first notes the sending in the job, at the revision
     that it read, so one of them sends; if it dies in between, the next sends when the note is old.
     """
+    found = store.waiting(limit=MOST, after=_came_to.pop(store, 0.0))
+    if len(found) == MOST:
+        # Those that nobody here can send stay in front: they are passed over, and seen again later.
+        _came_to[store] = found[-1].hand_at or 0.0
     now = store.time()
-    return [
-        stored.job.id
-        for stored in _interrupted(store)
-        if _is_due(stored.job, now) and _send(store, stored.job, now)
-    ]
+    return [job.id for job in found if _send(store, job, now)]
 
 
 def _send(store: Store, job: JobRecord, now: float) -> bool:
     sender = sender_of(job)
     if sender is None:
         return False  # other workers know the job; a process of theirs does it
-    if not store.change(Change(job.id, job.revision, {"handed_at": now})):
+    again = now + LATE if job.resume_at is None else hand_again_at(job.resume_at, now)
+    if not store.change(Change(job.id, job.revision, {"handed_at": now, "hand_at": again})):
         return False
     try:
         sender.send(job)
@@ -113,29 +111,6 @@ def _send(store: Store, job: JobRecord, now: float) -> bool:
         return False
     _log.info("The job %s was handed back to its queue %s.", job.id, job.queue)
     return True
-
-
-def _is_due(job: JobRecord, now: float) -> bool:
-    if job.queue is None or job.resume_at is None:
-        return False
-    if job.handed_at is not None and job.handed_at >= job.resume_at:
-        # It was, since it was interrupted, and still waits: in a long queue, or its message is
-        # lost. Each time it is given twice as long.
-        return now >= job.handed_at + max(LATE, job.handed_at - job.resume_at)
-    reason = job.reason or ""
-    if reason in NOBODY_SENDS or reason[:1].isupper():
-        return now >= job.resume_at or job.reason == "lost"
-    return now >= job.resume_at + LATE
-
-
-def _interrupted(store: Store) -> Iterator[Stored]:
-    before = None
-    for _ in range(MOST // 100):
-        page = store.page(status=Status.INTERRUPTED, name=None, before=before, limit=100)
-        yield from page
-        if len(page) < 100:  # noqa: PLR2004 - a page
-            return
-        before = page[-1].job.id
 
 
 def mark_unknown(store: Store, job_id: str) -> bool:

@@ -245,7 +245,7 @@ def _start(
     if counts:
         tally.add("resumptions")
     closed = close_lost(tally, store, stored, goes_on) if lost else None
-    counting.items(tally, head, goes_on.position, goes_on.redone)
+    counting.items(tally, head, goes_on.position, goes_on.redone, goes_on.redone_in)
     traced = head.trace
     if traced is None:
         traced = trace.tell(lambda tracing: tracing.new_trace(head, job.options.trace))
@@ -343,7 +343,7 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
     now = store.time()
     tally = counting.Tally(head)
     closed = close_lost(tally, store, stored, taken) if lost else None
-    counting.items(tally, head, taken.position, taken.redone)
+    counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
     counting.finished(tally, head, Status.FAILED, now)
     change = Change(
         job_id=head.id,

@@ -118,7 +118,20 @@ def mask(value: Any) -> Any:
     global _known  # noqa: PLW0603 - replaced whole, so that threads need no lock
     if _known.of != filter_parameters:
         _known = _decide()
+    if type(value) is dict and _tells_nothing(value, _known.keys):
+        return value
     return _Masking(_known).value(value, 0)
+
+
+def _tells_nothing(value: dict[Any, Any], known: dict[str, bool]) -> bool:
+    """Whether nothing is to be masked, as far as one look at each key and value can tell."""
+    for key, each in value.items():
+        if known.get(key) is not False:
+            return False
+        kind = type(each)
+        if kind not in _BARE and (kind is not str or _may_hide(each)):
+            return False
+    return True
 
 
 def mask_text(text: str, limit: int = 256) -> str:

@@ -102,9 +102,14 @@ def perform_taken(
         wish = taken.stored.job.wish
         if wish is not None:
             run.request_stop(WISHES[wish])  # the run before was killed before it saw it
-        ending = yield from _call(run, job, errors)
+        ending, late = (yield from _call(run, job, errors)), None
         if isinstance(run.current, Loop):
-            yield from run.current.abandon()
+            try:
+                yield from run.current.abandon()
+            except BaseException as error:
+                if isinstance(error, GeneratorExit):
+                    raise
+                late = error  # such as a second Ctrl-C: how the run ends is recorded all the same
         outcome = yield from finish(run, ending)
     except GeneratorExit as error:
         # The event loop was closed under a suspended job. `yield from` raises this here whatever
@@ -113,6 +118,8 @@ def perform_taken(
         raise
     finally:
         _leave(run)
+    if late is not None:
+        raise late
     if ending.raises is not None:
         raise ending.raises
     return outcome

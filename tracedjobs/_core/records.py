@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ALLOWED",
     "FINISHED",
+    "LOST_GAP",
     "NOWHERE",
     "POSITION_COLUMNS",
     "RECORD_VERSION",
+    "SEQ_GAP",
     "Change",
     "ControlRecord",
     "Count",
@@ -53,6 +55,11 @@ LONG_ENOUGH_TO_SEND: Final = 600.0
 """Seconds that a job with a trace is kept at least: its spans are made from its record."""
 RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
+SEQ_GAP: Final = 1_000_000
+"""By how much a step's completion raises `saved_seq`: more saves than can be begun while one is
+written."""
+LOST_GAP: Final = SEQ_GAP // 2
+"""What is further ahead of `saved_seq` is of a run of which the store has lost a completed step."""
 
 
 class Status(StrEnum):
@@ -371,6 +378,8 @@ class JobRecord:
     """What its queue needs, besides the arguments, to send the message again: typed JSON."""
     handed_at: float | None = None
     """When it was last handed back to its queue by who found it without a run."""
+    hand_at: float | None = None
+    """When it is to be handed back, if it still waits then, see `due`."""
 
     @property
     def position(self) -> Position | None:

@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
@@ -17,7 +18,8 @@ from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
-from tracedjobs._core.records import JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.records import SEQ_GAP, JobRecord, Position, Save, StepRecord, Stored
+from tracedjobs._core.telling import tell_later
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
 from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
@@ -40,8 +42,6 @@ STATE_SHARE: Final = 20
 STATE_AGE: Final = 1 / 8
 """Of `checkpoint_every`: a state that is taken is never older, whatever it costs. With the saver's
 share, and the save itself, that stays below the whole."""
-SEQ_GAP: Final = 1_000_000
-"""More saves than can be begun while a step's completion is written."""
 
 
 class LeaseLost(Interrupt):
@@ -399,7 +399,11 @@ class Run:
         tally = counting.step_completed(self.record, step, self.counted)
         counts = (*tally, *self.pending.take(self.record))
 
+        began = boot_time()
+
         def work() -> bool:
+            nonlocal began
+            began = boot_time()
             return self.store.complete_step(
                 self.record.id,
                 self.token,
@@ -407,6 +411,7 @@ class Run:
                 position=len(self.progress.order),
                 seq=seq,
                 state=state,
+                lease_ttl=self.lease_ttl,
                 counts=counts,
             )
 
@@ -414,6 +419,7 @@ class Run:
         if not (yield from self.persist(work)):
             self.lose("another run has taken it over")
             self.check()
+        self.lease_deadline = max(self.lease_deadline, began + self.lease_ttl)
         self.progress.complete(step)
         if self.current is not None:
             self.current.let_go()
@@ -486,12 +492,13 @@ class Run:
         events.notify_of(self.record, event, **payload)
 
     def emit_saved(self, save: Save) -> bool:
-        """Tell the reporter, from the saver's thread, when a newer cursor was saved."""
+        """Tell the reporter when a newer cursor was saved; the saver's thread does not wait."""
         position = save.position
         if position is None or position == self._told:
             return False
         self._told = position
-        self.emit(
+        tell_later(
+            self.record,
             "job_cursor_advanced",
             step=position.step,
             cursor=position.cursor,
@@ -503,7 +510,9 @@ class Run:
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
-        position = step.position()
+        position, seconds = step.position(), None
+        with suppress(StoreError):  # it was closed, and tells the time no more
+            seconds = self.store.time() - step.started_at
         events.notify_of(
             self.record,
             event,
@@ -511,7 +520,7 @@ class Run:
             cursor=position.cursor,
             items=position.items,
             total=position.total,
-            duration_s=self.store.time() - step.started_at,
+            duration_s=seconds,
             **payload,
         )
 

@@ -218,20 +218,21 @@ class Runtime:
         """Up to `limit` jobs, newest first; those of a status or name alone, where one is given.
 
         `status` may be `lost` too. For the next page give the last job's id as `before`. Raises
-        `ValueError` for an unknown status or a limit below 1.
+        `ValueError` for an unknown status or a limit below 1, and `JobNotFoundError` when the job
+        `before` is gone, so that a list never ends early unnoticed.
         """
         if limit < 1:
             msg = f"limit={limit} must be 1 or more."
             raise ValueError(msg)
         if status == "lost":
-            return self._list_lost(name, limit, before)
-        page = self.store.page(
-            status=None if status is None else _status(status),
-            name=name,
-            before=before,
-            limit=limit,
-        )
-        return [self._snapshot(stored) for stored in page]
+            page = self._lost(name, limit, before)
+        else:
+            known = None if status is None else _status(status)
+            found = self.store.page(status=known, name=name, before=before, limit=limit)
+            page = [self._snapshot(stored) for stored in found]
+        if not page and before is not None:
+            self._load(before)
+        return page
 
     # -- control ---
 
@@ -395,15 +396,16 @@ class Runtime:
             heartbeat=self.store.heartbeat(stored.job),
         )
 
-    def _list_lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
-        found: tuple[JobSnapshot, ...] = ()
+    def _lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
+        found: list[JobSnapshot] = []
         while len(found) < limit:
-            page = self.list(status="running", name=name, limit=limit, before=before)
-            found += tuple(each for each in page if each.lost)
+            page = self.store.page(status=Status.RUNNING, name=name, before=before, limit=limit)
+            snapshots = [self._snapshot(stored) for stored in page]
+            found += [each for each in snapshots if each.lost]
             if len(page) < limit:
                 break
-            before = page[-1].id
-        return [*found[:limit]]
+            before = page[-1].job.id
+        return found[:limit]
 
 
 _configured: Runtime | None = None

@@ -32,7 +32,11 @@ SHARE: Final = 0.5
 LONGEST: Final = 1.0
 """Seconds between two ticks of a run, whatever its `checkpoint_every`: wishes are seen by then."""
 SHORTEST: Final = 0.02
+PURGE_FIRST: Final = 0.5
 PURGE_EVERY: Final = 60.0
+PURGE_AGAIN: Final = 0.2
+"""Seconds until a store is purged: after its first run, as a rule, and where more is left."""
+PURGED_AT_ONCE: Final = 500
 COUNT_EVERY: Final = 10.0
 WISHES: Final = {"pause": "paused", "cancel": "cancelled"}
 """The reason to stop that belongs to each wish of an operator."""
@@ -51,6 +55,8 @@ class Saver:
         """When the thread, if it waits, looks again by itself."""
         self._failures: dict[Run, int] = {}
         self._purge_at: dict[int, float] = {}
+        self._used: dict[int, Store] = {}
+        """Stores that had a run since they were last purged."""
         self._count_at: dict[int, float] = {}
         self._thread: threading.Thread | None = None
         self.release: Callable[[Run], object] | None = None
@@ -59,12 +65,14 @@ class Saver:
         """Save that run from now on; starts the thread when there is none."""
         with self._changed:
             due = self._due[run] = boot_time() + _interval(run)
+            self._used[id(run.store)] = run.store
+            purge_at = self._purge_at.setdefault(id(run.store), boot_time() + PURGE_FIRST)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="tracedjobs-saver", daemon=True
                 )
                 self._thread.start()
-            if due < self._wakes_at:
+            if min(due, purge_at) < self._wakes_at:
                 # Else not: to wake a thread costs more than all else that a short job needs.
                 self._changed.notify_all()
 
@@ -84,8 +92,11 @@ class Saver:
                 while (wait := self._time_to_wait()) > 0:
                     self._changed.wait(None if math.isinf(wait) else wait)
                 runs = list(self._due.items())
+                used = list(self._used.values())
             try:
                 self._tick(runs)
+                for store in used:
+                    self._purge(store, boot_time())
             except BaseException:
                 # A defect of ours, or a listener's: the leases of all runs hang on this thread.
                 self._log.exception("The saver failed; it goes on.")
@@ -94,7 +105,8 @@ class Saver:
 
     def _time_to_wait(self) -> float:
         now = boot_time()
-        due = min(self._due.values(), default=math.inf)
+        purges = [self._purge_at[each] for each in self._used]
+        due = min([*self._due.values(), *purges], default=math.inf)
         self._wakes_at = max(now, due)  # and while it is at work nobody needs to call
         return due - now
 
@@ -112,7 +124,6 @@ class Saver:
         ):
             self._save(store, group)
             self._count(store, group, now)
-            self._purge(store, now)
 
     def _save(self, store: Store, runs: list[Run]) -> None:
         began = boot_time()
@@ -176,14 +187,18 @@ class Saver:
                 self._due[run] = due
 
     def _purge(self, store: Store, now: float) -> None:
-        if now < self._purge_at.get(id(store), 0.0):
+        # By itself and not with a save: of short jobs none is ever due to be saved.
+        if now < self._purge_at[id(store)]:
             return
-        self._purge_at[id(store)] = now + PURGE_EVERY
         owner.freshen_held()
-        try:
-            store.purge(limit=500)
-        except StoreError:
-            return  # it will be tried again, and nothing depends on it
+        pause = PURGE_EVERY
+        with suppress(StoreError):  # it will be tried again, and nothing depends on it
+            if store.purge(limit=PURGED_AT_ONCE) >= PURGED_AT_ONCE:
+                pause = PURGE_AGAIN
+        with self._changed:
+            self._purge_at[id(store)] = now + pause
+            if pause == PURGE_EVERY and all(run.store is not store for run in self._due):
+                del self._used[id(store)]
 
     def _count(self, store: Store, runs: list[Run], now: float) -> None:
         # What the saves of long runs add; the rest goes with the runs' own changes.
@@ -209,6 +224,7 @@ class Saver:
         self._due = {}
         self._wakes_at = math.inf
         self._failures = {}
+        self._used = {}
         self._thread = None
         for run in inherited:
             run.let_go()  # the cell is the parent's

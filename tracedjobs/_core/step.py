@@ -195,7 +195,7 @@ class Step:
         """Keep the position in the flight recorder too, unless the user's database keeps it."""
         if self._ledger is None:
             try:
-                cell.open_step(self.position(), None)
+                cell.open_step(self.position(), None, completed=len(self._run.progress.order))
             except ValueError:  # as in `set`
                 self._run.check()
                 raise

@@ -60,6 +60,8 @@ class Takeover:
 
     position: Position | None
     redone: int = 0
+    redone_in: str = ""
+    """Their step, if its name is known."""
     found: bool = False
     """Whether the run's cell was there."""
     open: bool = field(default=False, compare=False)
@@ -73,11 +75,12 @@ def takeover(stored: Stored) -> Takeover:
     key is that of this very run (the token is in it), its step is the open one, or one that the
     store has not heard of yet, and its count is not below the saved one. A count only rises while
     a step is open, and is raised after its item is done: so the position is never behind the saved
-    one, and never past a finished item.
+    one, and never past a finished item. As many steps were completed before it as the store knows:
+    one that has lost its newest writes may lack some.
 
     `stored` is from after the death where that can be, see `lease.looked_at`. One from before may
-    lack a step that has been completed since: then what is found of the next one is not believed,
-    or that step is adopted, and is no open one. It lacks no save, for a save renews the lease, and
+    lack a step that has been completed since: then what is found of the next one is not believed.
+    It lacks no save, for a save renews the lease, and
     what is made of the answer holds only for the lease that was read.
     """
     saved = stored.open_position
@@ -95,7 +98,8 @@ def takeover(stored: Stored) -> Takeover:
         return Takeover(saved, found=True)
     if not left.step or cell.numbers[KIND] == COUNTED:
         known = saved is not None and saved.step == left.step
-        return Takeover(saved, redone=left.items - done, found=True, open=known)
+        redone = left.items - done
+        return Takeover(saved, redone=redone, redone_in=left.step, found=True, open=known)
     return Takeover(left, found=True, open=True)
 
 
@@ -218,7 +222,7 @@ def _position(cell: _Cell, stored: Stored) -> Position | None:
         step, begun = _begun(text, stored)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    if numbers[CHECK] != check_of(cell.key, step, text):
+    if numbers[CHECK] != check_of(cell.key, step, text, len(stored.steps)):
         return None
     saved = stored.open_position
     after, items = integers_of(numbers)

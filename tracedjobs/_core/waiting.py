@@ -115,13 +115,14 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
     import asyncio  # noqa: PLC0415 - doubles the time of an import
 
     asked: Future[object] | None = None
+    told = False
     try:
         while True:
             try:
                 value: object = None
                 if isinstance(wanted, Ask):
                     asked = _submitted(wanted.work)
-                    value = wanted.work() if asked is None else await _answer(asked)
+                    value = wanted.work() if asked is None else await _answer(asked, told=told)
                 elif isinstance(wanted, Pause):
                     await asyncio.sleep(wanted.seconds)
                 else:
@@ -133,6 +134,7 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
                 _wait_for(asked)
                 return resume(flow, flow.throw(error))
             except BaseException as error:
+                told = told or isinstance(error, asyncio.CancelledError)
                 wanted = flow.throw(error)
             else:
                 wanted = flow.send(value)
@@ -140,11 +142,12 @@ async def resume_async(flow: Flow[T], wanted: Ask | Call | Pause) -> T:
         return stop.value  # type: ignore[no-any-return]  # what the generator returned
 
 
-async def _answer(asked: Future[T]) -> T:
+async def _answer(asked: Future[T], *, told: bool) -> T:
     """What comes of the work, which goes on in its thread whatever happens to this task.
 
     A cancellation is raised when the work has ended: so whoever looks at the store after it sees
-    the work done or not done, and never about to be done.
+    the work done or not done, and never about to be done. A flow that was `told` of one already is
+    at its end, and is not told again: a cancel scope of anyio cancels until the task has left it.
     """
     import asyncio  # noqa: PLC0415 - doubles the time of an import
 
@@ -155,6 +158,8 @@ async def _answer(asked: Future[T]) -> T:
         while not waiting.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([waiting])
+        if told:
+            return waiting.result()
         waiting.exception()  # whatever it was, the cancellation is what is told
         raise
 

@@ -14,6 +14,7 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.estimate import Estimator
 from tracedjobs._core.records import Change, Entered, Position, Save
 from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
+from tracedjobs._core.telling import tell_later
 from tracedjobs.errors import TracedJobsError
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Watcher:
         stack = stack_of_thread(self._thread) if self._task is None else stack_of_task(self._task)
         self._stall = Stall(run.store.time(), position.step, position.cursor, tuple(stack))
         self._keep(self._stall.text())
-        run.emit(
+        tell_later(
+            run.record,
             "job_stalled",
             step=position.step,
             cursor=position.cursor,
@@ -91,7 +93,7 @@ class Watcher:
         stall, self._stall = self._stall, None
         if stall is not None:
             seconds = self._run.store.time() - stall.at
-            self._run.emit("job_stall_ended", step=stall.step, duration_s=seconds)
+            tell_later(self._run.record, "job_stall_ended", step=stall.step, duration_s=seconds)
 
     def _keep(self, text: str) -> None:
         # With the job, for whoever looks at it later: its next run clears it.

@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "rewind": "tracedjobs.cli.controls",
     "recover": "tracedjobs.cli.recover",
     "exporter": "tracedjobs.cli.exporter",
+    "dashboard": "tracedjobs.cli.dashboard",
+    "alerts": "tracedjobs.cli.alerts",
     "demo": "tracedjobs.cli.demo",
 }
 """Where each command is. Its module holds a function of that name, `list` as `list_`."""

@@ -41,6 +41,7 @@ def job_as_json(job: JobSnapshot) -> dict[str, object]:
         "resumptions": job.resumptions,
         "worker": job.worker,
         "queue": job.queue,
+        "trace_id": job.trace_id,
         "step": None if current is None else current.name,
         "steps_completed": sum(step.status == "completed" for step in job.steps),
         "steps_expected": job.steps_expected,

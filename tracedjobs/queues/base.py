@@ -203,12 +203,15 @@ class Continuable(ABC):
     # -- when a message arrives ---
 
     def deliver(self, delivery: Delivery) -> Verdict:
-        """One run of the job, if it may run; raises the job's own error, for the queue to judge."""
-        return drive(self._flow(delivery))
+        """One run of the job, if it may run; raises the job's own error, for the queue to judge.
+
+        An `async def` job that came through a queue of `def` functions runs in a loop of its own.
+        """
+        return drive(self._flow(delivery, asynchronous=False))
 
     async def deliver_async(self, delivery: Delivery) -> Verdict:
         """See `deliver`, for `async def` jobs."""
-        return await drive_async(self._flow(delivery))
+        return await drive_async(self._flow(delivery, asynchronous=True))
 
     def run_here(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """The result of a call of the task's function as it is, without a message."""
@@ -235,14 +238,14 @@ class Continuable(ABC):
         )
         raise TracedJobsError(msg) from outcome.error
 
-    def _flow(self, delivery: Delivery) -> Flow[Verdict]:
+    def _flow(self, delivery: Delivery, *, asynchronous: bool) -> Flow[Verdict]:
         begun = yield from self._begin(delivery)
         if not isinstance(begun, tuple):
             return begun
         taken, job = begun
         runtime = self.runtime
         try:
-            outcome = yield from perform_taken(
+            performing = perform_taken(
                 taken,
                 store=runtime.store,
                 job=job,
@@ -251,6 +254,10 @@ class Continuable(ABC):
                 signals=stop,
                 errors=(Exception, *self.own_limits),
             )
+            if job.is_async and not asynchronous:
+                outcome = _run(performing)
+            else:
+                outcome = yield from performing
         except LeaseLostError as error:
             log.warning("%s", error)
             return Over("lease_lost")
@@ -326,6 +333,12 @@ class Continuable(ABC):
             exc_info=outcome.error,
         )
         return Again(delay, outcome.reason or "")
+
+
+def _run(performing: Flow[Outcome]) -> Outcome:
+    import asyncio  # noqa: PLC0415 - doubles the time of an import
+
+    return asyncio.run(drive_async(performing))
 
 
 def known_continuables() -> tuple[Continuable, ...]:

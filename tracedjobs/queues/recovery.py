@@ -1,9 +1,12 @@
-"""The one thread of a host that looks for lost jobs and hands them back to their queues.
+"""The one worker of those alive that looks for lost jobs and hands them back to their queues.
 
-Each worker process starts one; the one that holds a lock in the run directory does the work, and
-the kernel gives the lock to another as soon as it dies. Two that both work, for want of a run
-directory or on two hosts, do no harm: each step of `recover` is a change of the store that only
-one of them gets through.
+Each worker process starts a thread for it. Of the processes that share a run directory one leads:
+it holds a lock there, which the kernel gives to another as soon as it dies. It finds what dead
+processes of this host were running, at once. What the whole store knows, leases that have ended and
+jobs that wait, only that leader looks at which is elected in the store.
+
+Two that both work, for want of a run directory or of an answer, do no harm: each step of `recover`
+is a change of the store that only one of them gets through.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
+from tracedjobs._core.controls import recover_here
+from tracedjobs._core.handing import hand_back
 from tracedjobs._core.owner import run_directory
-from tracedjobs.errors import StoreError
+from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.queues.base import known_continuables, log, stop
 
 if TYPE_CHECKING:
@@ -26,9 +32,17 @@ __all__ = ["start_recovery"]
 
 EVERY: Final = 1.5
 """Seconds between two looks."""
+SHORTEST: Final = 3 * EVERY
+LONGEST: Final = 10.0
+"""Seconds that an election lasts, within these as long as a lease: when the host of who was elected
+fails, another one is before the leases of that host have ended."""
+PURGE_EVERY: Final = 60.0
 
 _started: set[str] = set()
-_locks: dict[str, int] = {}
+_leading: dict[str, tuple[int, str]] = {}
+"""The lock's descriptor, and by which name this run directory is elected."""
+_alone: Final = os.urandom(8).hex()
+"""The same where there is no run directory."""
 
 
 def start_recovery(family: str) -> None:
@@ -42,13 +56,16 @@ def start_recovery(family: str) -> None:
 def _look(family: str) -> None:
     never = threading.Event()
     away: set[str] = set()
+    purged: dict[str, float] = {}
     while not stop.came:  # a broker may give what is sent now to this very worker
         for runtime in _runtimes(family):
             url = runtime.store.url
-            if not _elected(f"{family} {url}"):
+            holder = _leader(f"{family} {url}")
+            if holder is None:
                 continue
             try:
-                runtime.recover(by=f"worker {runtime.worker}")
+                if _look_after(runtime, family, holder) and _is_time(purged, url):
+                    runtime.purge()
                 away.discard(url)
             except StoreError as error:
                 if url not in away:
@@ -58,6 +75,33 @@ def _look(family: str) -> None:
                 log.exception("The recovery of lost jobs was stopped short; it goes on.")
         never.wait(EVERY)
     _started.discard(family)  # for a worker that begins later in this process
+    for runtime in _runtimes(family):
+        _, holder = _leading.get(f"{family} {runtime.store.url}", (0, _alone))
+        with contextlib.suppress(StoreError):
+            runtime.store.elect(family, holder, seconds=0)
+
+
+def _look_after(runtime: Runtime, family: str, holder: str) -> bool:
+    """Whether this process is elected, and has looked at all that the store knows."""
+    by = f"worker {runtime.worker}"
+    for job_id in recover_here(runtime.store, by):
+        hand_back(runtime.store, job_id)
+    seconds = min(max(runtime.lease_ttl, SHORTEST), LONGEST)
+    try:
+        elected = runtime.store.elect(family, holder, seconds=seconds)
+    except StoreUnavailableError:
+        elected = True  # the node that knows: jobs of others are looked for all the same
+    if elected:
+        runtime.recover(by=by)
+    return elected
+
+
+def _is_time(purged: dict[str, float], url: str) -> bool:
+    now = time.monotonic()
+    if now - purged.setdefault(url, now) < PURGE_EVERY:
+        return False
+    purged[url] = now
+    return True
 
 
 def _runtimes(family: str) -> list[Runtime]:
@@ -69,30 +113,45 @@ def _runtimes(family: str) -> list[Runtime]:
     return list(found.values())
 
 
-def _elected(what: str) -> bool:
-    """Whether this process has the lock, which it takes if it is free, and keeps."""
-    if what in _locks:
-        return True
+def _leader(what: str) -> str | None:
+    """The name to be elected by, if this process leads those of its run directory.
+
+    It takes the lock if that is free, and keeps it. The name is the directory's and not the
+    process's: so its next leader is elected at once where this one was.
+    """
+    if what in _leading:
+        return _leading[what][1]
     try:
         name = hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
         handle = os.open(run_directory() / f"recovery.{name}", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
-        return True
+        return _alone
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        return False
-    _locks[what] = handle
-    return True
+        return None
+    _leading[what] = handle, _name_in(handle)
+    return _leading[what][1]
+
+
+def _name_in(handle: int) -> str:
+    try:
+        found = os.pread(handle, 64, 0)
+        if len(found) != len(_alone):
+            found = os.urandom(8).hex().encode()
+            os.pwrite(handle, found, 0)
+        return found.decode("ascii", "replace")
+    except OSError:
+        return _alone
 
 
 def _after_fork_in_child() -> None:
     # The lock is the parent's: a child that kept it would outlive it with nobody at work.
     _started.clear()
-    while _locks:
+    while _leading:
         with contextlib.suppress(OSError):
-            os.close(_locks.popitem()[1])
+            os.close(_leading.popitem()[1][0])
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

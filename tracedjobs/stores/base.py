@@ -80,8 +80,10 @@ class Store(Protocol):
 
         A save whose token is not the job's, or whose `seq` is not above the last, changes
         nothing. Returns the token and the wish that each job has now; a job that is gone is
-        missing. Where jobs are on several servers, one of which is away, its jobs have the error
-        in that place; when none answers the error is raised.
+        missing. A store that may lose what it has acknowledged fences off a run whose completed
+        steps it has lost, which `LOST_GAP` tells: its position is in a later step. Where jobs are
+        on several servers, one of which is away, its jobs have the error in that place; when none
+        answers the error is raised.
         """
         ...
 
@@ -98,13 +100,16 @@ class Store(Protocol):
         position: int,
         seq: int,
         state: str | None,
+        lease_ttl: float | None = None,
         counts: Sequence[Count] = (),
     ) -> bool:
         """Record that a step is done, with the state after it; `False` when fenced off.
 
         No step is open afterwards, and `seq` is the job's `saved_seq`: a save that was begun
-        before comes too late. `position` is its place among the job's completed steps, from 0: so
-        the same call may be made again when its answer did not arrive, and counts once.
+        before comes too late. So the lease is renewed here, where `lease_ttl` says for how long:
+        a run whose steps are short would not get one save through. `position` is its place among
+        the job's completed steps, from 0: so the same call may be made again when its answer did
+        not arrive, and counts once.
         """
         ...
 
@@ -162,6 +167,22 @@ class Store(Protocol):
 
     def owing(self, *, limit: int) -> list[str]:
         """Up to `limit` jobs that owe spans and are claimed by nobody, longest first."""
+        ...
+
+    def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """Up to `limit` interrupted jobs of queues whose `hand_at` has come, longest first.
+
+        Of those alone for which that was later than `after`: so one call may go on where another
+        came to.
+        """
+        ...
+
+    def elect(self, name: str, holder: str, *, seconds: float) -> bool:
+        """Whether `holder` is the one who does what `name` stands for, on the store's clock.
+
+        It is elected when nobody else is, for `seconds` from now, or for half of that at least
+        where it was already. With 0 seconds it gives the election back.
+        """
         ...
 
     def purge(self, *, limit: int) -> int:

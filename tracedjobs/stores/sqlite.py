@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tracedjobs._core.clock import boot_id, boot_time, wall_time
 from tracedjobs._core.counting import OTHER
+from tracedjobs._core.due import columns_of
 from tracedjobs._core.records import (
     ALLOWED,
     CONTROL_COLUMNS,
@@ -68,8 +69,8 @@ _COMPLETE_STEP: Final = (
 )
 _CLOSE_STEP: Final = (
     f"UPDATE jobs SET ({_list(POSITION_COLUMNS)}) = ({', '.join('?' * len(NOWHERE))}), "  # noqa: S608
-    "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state) "
-    "WHERE id = ? AND token = ? AND saved_seq < ?"
+    "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state), "
+    "lease_until = coalesce(?, lease_until) WHERE id = ? AND token = ? AND saved_seq < ?"
 )
 _ADMIT: Final = (
     "INSERT INTO step_names SELECT ?1, ?2 "  # noqa: S608
@@ -131,6 +132,17 @@ _SENT: Final = (
     "root_sent = max(root_sent, :root), spans_due = CASE WHEN spans_due IS NOT :claim "
     "THEN spans_due WHEN revision <> :revision THEN :now END WHERE id = :job_id"
 )
+_WAITING: Final = (
+    f"SELECT {_JOB} FROM jobs WHERE status = 'interrupted' AND queue IS NOT NULL "  # noqa: S608
+    "AND hand_at > ? AND hand_at <= ? ORDER BY hand_at LIMIT ?"
+)
+_ELECTED: Final = "SELECT holder, until FROM elections WHERE name = ? AND boot = ? AND until > ?"
+_ELECT: Final = (
+    "INSERT INTO elections VALUES (:name, :holder, :until, :boot) ON CONFLICT DO UPDATE "
+    "SET holder = excluded.holder, until = excluded.until, boot = excluded.boot "
+    "WHERE holder = excluded.holder OR boot <> excluded.boot OR until <= :now"
+)
+_RESIGN: Final = "DELETE FROM elections WHERE name = :name AND holder = :holder"
 _ANY_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at <= ? LIMIT 1"
 # One row, not one a run: sqlite3 takes that lock back at each row too.
 _WISHES: Final = (
@@ -237,7 +249,7 @@ class SQLiteStore:
 
     def change(self, change: Change) -> bool:
         """See `Store.change`."""
-        columns = dict(change.columns)
+        columns = columns_of(change)
         if change.lease_ttl is not None:
             columns.update(lease_until=boot_time() + change.lease_ttl, lease_boot=boot_id())
         status = columns.get("status")
@@ -291,6 +303,7 @@ class SQLiteStore:
         position: int,
         seq: int,
         state: str | None,
+        lease_ttl: float | None = None,
         counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
@@ -299,7 +312,8 @@ class SQLiteStore:
             fence = "SELECT 1 FROM jobs WHERE id = ? AND token = ?"
             if raw.execute(fence, (job_id, token)).fetchone() is None:
                 return False
-            raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, job_id, token, seq))
+            lease = None if lease_ttl is None else boot_time() + lease_ttl
+            raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq))
             values = (position, *astuple(step), job_id, token)
             if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
                 _add(raw, counts)
@@ -402,6 +416,25 @@ class SQLiteStore:
         query = "SELECT id FROM jobs WHERE spans_due <= ? ORDER BY spans_due LIMIT ?"
         rows = self._db.run(lambda raw: raw.execute(query, (wall_time(), limit)).fetchall())
         return [job_id for (job_id,) in rows]
+
+    def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """See `Store.waiting`."""
+        bound = (after, wall_time(), limit)
+        return [
+            _job(row) for row in self._db.run(lambda raw: raw.execute(_WAITING, bound).fetchall())
+        ]
+
+    def elect(self, name: str, holder: str, *, seconds: float) -> bool:
+        """See `Store.elect`; most of the time it only reads."""
+        now, boot = boot_time(), boot_id()
+        bound = {"name": name, "holder": holder, "until": now + seconds, "boot": boot, "now": now}
+        if not seconds:
+            self._db.transaction(lambda raw: raw.execute(_RESIGN, bound).rowcount)
+            return False
+        row = self._db.run(lambda raw: raw.execute(_ELECTED, (name, boot, now)).fetchone())
+        if row is not None and (row[0] != holder or row[1] > now + seconds / 2):
+            return bool(row[0] == holder)
+        return self._db.transaction(lambda raw: raw.execute(_ELECT, bound).rowcount) == 1
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`."""

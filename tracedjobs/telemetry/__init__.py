@@ -5,6 +5,7 @@ The core tells `tracedjobs.events` and writes the rest to the store; these modul
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,16 @@ def __getattr__(name: str) -> object:
         raise AttributeError(msg)
     from importlib import import_module  # noqa: PLC0415 - when it is used
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ValueError as error:  # OpenTelemetry refuses a variable when it is imported
+        why = str(error).rstrip(".")
+
+    def off(*_: object, **__: object) -> None:
+        if name == "configure":
+            logging.getLogger("tracedjobs").warning("Telemetry is off: %s. Jobs go on.", why)
+
+    return off
 
 
 def collector(runtime: Runtime, *, most_jobs: int = 200) -> StoreCollector:

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from opentelemetry import context as contexts
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import get_current_span
 
 from tracedjobs._core.ending import type_name
+from tracedjobs._core.masking import shown
+from tracedjobs.telemetry.settings import SettingsError
 from tracedjobs.telemetry.tracing import JobSpan
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
     from tracedjobs.telemetry.tracing import JobTracing
 
-__all__ = ["Logs", "OfJobs", "Provided", "SettingsError", "Spans", "WholeTrees", "named"]
+__all__ = ["Logs", "OfJobs", "Provided", "Spans", "WholeTrees", "named"]
 
 T = TypeVar("T")
 
@@ -42,10 +46,6 @@ THEIR_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
 _log: Final = logging.getLogger("tracedjobs")
-
-
-class SettingsError(Exception):
-    """A setting of telemetry that cannot be followed, in one line."""
 
 
 def named(group: str, name: str, setting: str) -> Callable[[], Any]:
@@ -122,14 +122,24 @@ def _quietly() -> Iterator[list[str]]:
             logger.removeFilter(keep)
 
 
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Without spans of what sends, where the application traces its requests: they never end."""
+    token = contexts.attach(contexts.set_value(_SUPPRESS_INSTRUMENTATION_KEY, value=True))
+    try:
+        yield
+    finally:
+        contexts.detach(token)
+
+
 def _attempt(lazy: _Lazy[Any], batch: Sequence[Any], success: object) -> bool:
-    with _quietly() as said:
+    with _untraced(), _quietly() as said:
         try:
             worked = lazy.get().export(batch) is success
             why = None if worked else " ".join((said or ["it was refused"])[-1].split())
         except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
             why = f"{type(error).__name__}: {error}"
-    return lazy.tried(None if why is None else why.rstrip("."))
+    return lazy.tried(None if why is None else shown(why).rstrip("."))
 
 
 class Spans(SpanExporter):
@@ -211,7 +221,8 @@ class Provided:
     def _send_to(self, target: SpanExporter | SpanProcessor, spans: Sequence[ReadableSpan]) -> bool:
         try:
             if isinstance(target, SpanExporter):
-                sent = target.export(spans) is SpanExportResult.SUCCESS
+                with _untraced():
+                    sent = target.export(spans) is SpanExportResult.SUCCESS
             else:
                 for span in spans:
                     target.on_end(span)

@@ -12,6 +12,7 @@ import os
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TextIO
 
 import structlog
@@ -44,6 +45,7 @@ ENDS: Final = frozenset(
         "job_lease_lost",
     }
 )
+_encode: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=shown).encode
 STEP_ENDS: Final = frozenset({"job_step_completed", "job_step_interrupted", "job_step_failed"})
 
 
@@ -73,26 +75,37 @@ class EventLines:
     def emit(self, event: Event) -> None:
         """Bind what is to be bound, and log it."""
         name, place = event.name, place_of(event)
-        if name in BEGINS:
+        if name == "job_step_started":
+            if _is_inside(event):
+                bind_contextvars(step=event.payload["step"])
+        elif name in BEGINS:
             _enter(event, place)
-        elif name == "job_step_started" and _is_inside(event):
-            bind_contextvars(step=event.payload["step"])
         try:
             if self._cursors or name != "job_cursor_advanced":
-                told = {**event.context, **event.tags, **event.payload}
-                told.pop("event", None)
-                if place is not None:
-                    told["trace_id"], told["span_id"] = place.trace_id, place.span_id
-                self._log(event, told)
+                self._log(event, place)
         finally:
             if name in STEP_ENDS and _is_inside(event):
                 unbind_contextvars("step")
             elif name in ENDS and _is_inside(event):
                 _leave()
 
-    def _log(self, event: Event, told: dict[str, Any]) -> None:
+    def _log(self, event: Event, place: Place | None) -> None:
+        told = _told({}, event, place)
+        told.pop("event", None)
         logger = structlog.get_logger("tracedjobs") if self._logger is None else self._logger
         getattr(logger, level_of(event))(event.name, **told)
+
+
+def _told(line: dict[str, Any], event: Event, place: Place | None) -> dict[str, Any]:
+    """Add what a line of that event says."""
+    if event.context:
+        line.update(event.context)
+    if event.tags:
+        line.update(event.tags)
+    line.update(event.payload)
+    if place is not None:
+        line["trace_id"], line["span_id"] = place.trace_id, place.span_id
+    return line
 
 
 class JsonLines(EventLines):
@@ -105,20 +118,24 @@ class JsonLines(EventLines):
         """Write to `out`; all events."""
         super().__init__(cursors=True)
         self._out = out
-        self._encode = json.JSONEncoder(ensure_ascii=False, default=shown).encode
 
-    def _log(self, event: Event, told: dict[str, Any]) -> None:
-        when = datetime.fromtimestamp(event.timestamp // 1000 / 1e6, UTC).replace(tzinfo=None)
-        told["event"] = event.name
-        told["level"] = level_of(event)
-        told["timestamp"] = f"{when.isoformat(timespec='microseconds')}Z"
-        line = get_contextvars() | told
+    def _log(self, event: Event, place: Place | None) -> None:
+        line = _told(get_contextvars(), event, place)
+        line["event"] = event.name
+        line["level"] = level_of(event)
+        seconds, rest = divmod(event.timestamp, 1_000_000_000)
+        line["timestamp"] = f"{_second(seconds)}.{rest // 1000:06}Z"
         try:
-            text = self._encode(line)
+            text = _encode(line)
         except (TypeError, ValueError, RecursionError):  # a key that JSON has not, or a loop
-            text = self._encode({key: shown(value) for key, value in line.items()})
+            text = _encode({key: shown(value) for key, value in line.items()})
         self._out.write(f"{text}\n")  # at once, so that threads need no lock
         self._out.flush()
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def log_events(

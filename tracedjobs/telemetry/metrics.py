@@ -80,7 +80,10 @@ GAUGES: Final = {
 
 JOB: Final = _by("job_id")
 OF_EACH_JOB: Final = {
-    "job_info": Metric("A running job: 1.", (*JOB, "worker", "step", "trace_id")),
+    "job_info": Metric(
+        "A running job: 1. Its state is running, stalled or lost.",
+        (*JOB, "state", "worker", "step", "trace_id"),
+    ),
     "job_progress_ratio": Metric("How much of the open step is done, 0 to 1.", JOB),
     "job_items_processed": Metric("Items of the open step that are done.", JOB),
     "job_items_expected": Metric("Items, or bytes, that the open step has.", JOB),

@@ -55,7 +55,11 @@ def _current() -> Place | None:
     api = sys.modules.get("opentelemetry.trace")
     if api is None:
         return None
-    here = api.get_current_span().get_span_context()
+    span = api.get_current_span()
+    place: Place | None = getattr(span, "place", None)  # of ours, which know it
+    if place is not None:
+        return place
+    here = span.get_span_context()
     if not here.is_valid:
         return None
     return _written(here.trace_id, here.span_id, here.trace_flags)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from opentelemetry import trace as api
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -15,20 +14,22 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from tracedjobs import events
 from tracedjobs._core import trace
+from tracedjobs._core.ending import type_name
+from tracedjobs._core.masking import shown
 from tracedjobs._core.owner import worker_name
 from tracedjobs.telemetry.exporting import (
     Logs,
     OfJobs,
     Provided,
-    SettingsError,
     Spans,
     WholeTrees,
     named,
 )
+from tracedjobs.telemetry.settings import SettingsError, protocol_of, whole
 from tracedjobs.telemetry.tracing import JobTracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from opentelemetry.util.types import AttributeValue
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["configure", "flush", "watch"]
 
 UNKNOWN_SERVICE: Final = "unknown_service"
-GRPC_PORT: Final = 4317
+LONGEST: Final = 1000.0
+"""Seconds: an exporter that may take longer is taken for one with a wrong setting."""
 OWN_EVENTS: Final = "job_"
 _log: Final = logging.getLogger("tracedjobs")
 
@@ -70,23 +72,22 @@ def configure(
     global _tracing, _logging  # noqa: PLW0603 - one a process, as OpenTelemetry's providers are
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return
-    resource = _resource(service_name)
-    wrong: dict[str, None] = {}
+    wrong: dict[str, list[str]] = {}
+    resource = None
     if spans and _tracing is None:
-        try:
+        with _noting(wrong, "Spans"):
+            resource = resource or _resource(service_name)
             _tracing = _joined_or_made(resource, segments=segments)
-        except SettingsError as error:
-            wrong[str(error)] = None
         if _tracing is not None:
             trace.installed = _tracing
             events.subscribe(_tracing.note_event, _is_the_users)
     if logs and _logging is None:
-        try:
+        with _noting(wrong, "Log records"):
+            resource = resource or _resource(service_name)
             _logging = _subscribed_logs(resource)
-        except SettingsError as error:
-            wrong[str(error)] = None
-    for each in wrong:
-        _log.warning("Telemetry is off: %s. Jobs go on.", each)
+    for why, what in wrong.items():
+        on = _tracing is not None or _logging is not None
+        _log.warning("%s: %s. Jobs go on.", f"{what[0]} are off" if on else "Telemetry is off", why)
 
 
 def flush() -> None:
@@ -102,6 +103,20 @@ def watch(runtime: Runtime) -> None:
     """
     if _tracing is not None:
         _tracing.sender.watch(runtime.store)
+
+
+@contextmanager
+def _noting(wrong: dict[str, list[str]], what: str) -> Iterator[None]:
+    """Note what cannot be set up, and why: by us, or by OpenTelemetry, which raises anything."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except SettingsError as error:
+        wrong.setdefault(str(error), []).append(what)
+    except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
+        why = shown(error) or type_name(error)
+        wrong.setdefault(why.rstrip("."), []).append(what)
 
 
 def _is_the_users(event: events.Event) -> bool:
@@ -132,10 +147,18 @@ def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
     makes = _exporters("traces")
     if not makes:
         return None
+    delay, most = whole("OTEL_BSP_SCHEDULE_DELAY", 5000), whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+    most_sent = min(whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), most)
     provider = TracerProvider(resource=resource)
     theirs = [Spans(make, "Spans") for make in makes]
     for exporter in theirs:
-        provider.add_span_processor(WholeTrees(BatchSpanProcessor(exporter)))
+        batches = BatchSpanProcessor(
+            exporter,
+            schedule_delay_millis=delay,
+            max_queue_size=most,
+            max_export_batch_size=most_sent,
+        )
+        provider.add_span_processor(WholeTrees(batches))
     own = [Spans(make, "Spans of jobs") for make in makes]
     mine = Provided(lambda: own, lambda: _of_this_process(resource), _longest())
     tracing = JobTracing(
@@ -192,7 +215,9 @@ def _longest() -> float:
     """Seconds that one export takes at most, with the tries that the exporter makes."""
     for name in ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"):
         with suppress(ValueError):
-            return float(os.environ.get(name, ""))
+            seconds = float(os.environ.get(name, ""))
+            if 0 < seconds < LONGEST:
+                return seconds
     return 10.0
 
 
@@ -202,8 +227,8 @@ def _longest() -> float:
 def _subscribed_logs(resource: Resource) -> object | None:
     from opentelemetry import _logs as logs_api  # noqa: PLC0415 - still private in OpenTelemetry
     from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
-    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor  # noqa: PLC0415
 
+    from tracedjobs.telemetry.batching import OwnLoggerProvider  # noqa: PLC0415
     from tracedjobs.telemetry.otel_logs import OtelLogEvents  # noqa: PLC0415
 
     provider = logs_api.get_logger_provider()
@@ -211,9 +236,7 @@ def _subscribed_logs(resource: Resource) -> object | None:
         makes = _exporters("logs")
         if not makes:
             return None
-        provider = LoggerProvider(resource=resource)
-        for make in makes:
-            provider.add_log_record_processor(BatchLogRecordProcessor(Logs(make, "Log records")))
+        provider = OwnLoggerProvider(resource, [Logs(make, "Log records") for make in makes])
         logs_api.set_logger_provider(provider)
     listener = OtelLogEvents(provider)
     events.subscribe(listener)
@@ -230,34 +253,7 @@ def _exporters(group: str) -> list[Callable[[], Any]]:
     if "none" in names:
         return []
     return [
-        named(group, _protocol(group) if name == "otlp" else name, setting)
+        named(group, protocol_of(group) if name == "otlp" else name, setting)
         for name in names
         if name
     ]
-
-
-def _protocol(group: str) -> str:
-    general = "OTEL_EXPORTER_OTLP_PROTOCOL"
-    special = f"OTEL_EXPORTER_OTLP_{group.upper()}_PROTOCOL"
-    setting = special if os.environ.get(special) else general
-    protocol = (os.environ.get(setting) or "").strip().lower()
-    known = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
-    if protocol:
-        if protocol not in known:
-            msg = f"{setting}={protocol} is none of grpc and http/protobuf"
-            raise SettingsError(msg)
-        return known[protocol]
-    endpoint = (
-        os.environ.get(f"OTEL_EXPORTER_OTLP_{group.upper()}_ENDPOINT")
-        or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        or ""
-    )
-    return known["grpc" if _port(endpoint) == GRPC_PORT else "http/protobuf"]
-
-
-def _port(endpoint: str) -> int | None:
-    try:
-        return urlsplit(endpoint).port
-    except ValueError:
-        msg = f"the OTLP endpoint {endpoint} has no valid port"
-        raise SettingsError(msg) from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import (
@@ -20,7 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from tracedjobs._core.counting import BUCKETS, OTHER, uncounted
+from tracedjobs._core.counting import BUCKETS, OTHER, OUTCOMES, STEP_OUTCOMES, uncounted
+from tracedjobs._core.owner import owner_is_dead
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs._core.trace import Trace
@@ -28,7 +31,7 @@ from tracedjobs.errors import TracedJobsError
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tracedjobs._core.runtime import Runtime
 
@@ -95,7 +98,8 @@ class StoreCollector(Collector):
         finally:
             self._read_at = time.monotonic()
         self._tell_of_folded(survey)
-        living = sorted((_Live(each) for each in survey.living), key=_Live.place)
+        dead = lru_cache(maxsize=None)(owner_is_dead)  # a process is looked at once, not a job
+        living = sorted((_Live(each, dead) for each in survey.living), key=_Live.place)
         shown = living[: self._most_jobs]
         families = [*_counters(survey, living), *_histograms(survey), *_gauges(survey, living)]
         families += _of_each(shown, survey.now)
@@ -123,12 +127,12 @@ class StoreCollector(Collector):
 class _Live:
     """A running job, and which of the states it is in."""
 
-    def __init__(self, living: Living) -> None:
+    def __init__(self, living: Living, dead: Callable[[str | None, str | None], bool]) -> None:
         self.job = living.job
         self.heartbeat = living.heartbeat
         self.labels = (living.job.name, living.job.queue or "")
         self.state = "running"
-        if not living.alive:
+        if not living.alive or dead(living.job.owner, living.job.lease_boot):
             self.state = "lost"
         elif hangs(living.job, living.heartbeat):
             self.state = "stalled"
@@ -155,12 +159,32 @@ def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
                 exemplars[of_step] = Exemplar(
                     {"trace_id": trace.trace_id}, amount, live.job.progressed_at
                 )
+    _begin_at_0(values)
     for name, metric in COUNTERS.items():
         family = CounterMetricFamily(PREFIX + name, metric.help, labels=metric.labels)
         for labels, value in sorted(values.get(name, {}).items()):
             of_job = exemplars.get(labels) if name == "items_processed" else None
             family.add_metric(labels, value, exemplar=of_job)
         yield family
+
+
+def _begin_at_0(values: dict[str, dict[Labels, float]]) -> None:
+    """Tell what has not happened yet as 0, of each job name and step that is known.
+
+    What Prometheus sees appear it cannot tell from what was there before: the first failure of a
+    job would be no increase.
+    """
+    for common in values.get("jobs_enqueued", {}):
+        for name in ("resumptions", "duplicates_refused", "leases_lost"):
+            values.setdefault(name, {}).setdefault(common, 0.0)
+        for name, outcomes in OUTCOMES.items():
+            for outcome in outcomes:
+                values.setdefault(name, {}).setdefault((*common, outcome), 0.0)
+    steps = {labels[:3] for name in ("items_processed", "steps") for labels in values.get(name, {})}
+    for of_step in steps:
+        values.setdefault("items_redone", {}).setdefault(of_step, 0.0)
+        for outcome in STEP_OUTCOMES:
+            values.setdefault("steps", {}).setdefault((*of_step, outcome), 0.0)
 
 
 def _by_metric(
@@ -188,6 +212,9 @@ def _histograms(survey: Survey) -> Iterator[Metric]:
             counts.setdefault(of, {}).setdefault(labels, {})[label] = value
         else:
             sums[of, labels] = value
+    for name, common in product(HISTOGRAMS, {key[1:3] for key in survey.totals}):
+        if len(HISTOGRAMS[name].labels) == len(common):
+            counts.setdefault(name, {}).setdefault(common, {})
     for name, metric in HISTOGRAMS.items():
         full = f"{PREFIX}{name}_seconds"
         family = HistogramMetricFamily(full, metric.help, labels=metric.labels)
@@ -238,7 +265,8 @@ def _of_each(living: Iterable[_Live], now: float) -> Iterator[Metric]:
         job = live.job
         labels: Labels = (*live.labels, job.id)
         trace = Trace.read(job.trace)
-        info = (*labels, job.worker or "", job.step or "", "" if trace is None else trace.trace_id)
+        told = "" if trace is None else trace.trace_id
+        info = (*labels, live.state, job.worker or "", job.step or "", told)
         values["job_info"].append((info, 1.0))
         position = job.position
         entered = Entered.read(job.entered)

@@ -25,11 +25,12 @@ from tracedjobs._core.masking import shown
 from tracedjobs._core.records import LONGEST_TOLD
 from tracedjobs._core.trace import Scope, Trace
 from tracedjobs.errors import StoreError
+from tracedjobs.telemetry.places import Place
 from tracedjobs.telemetry.sender import Sender
-from tracedjobs.telemetry.spans import Extras, context_of, messaging, segment
+from tracedjobs.telemetry.spans import Extras, messaging, segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan
@@ -51,6 +52,7 @@ FIRST_SEGMENT: Final = 15.0
 LONGEST_SEGMENT: Final = 600.0
 EXTRAS_KEPT: Final = 100.0
 """Seconds from a run's end for which what users put on its spans is kept, until they are sent."""
+MANY_SPANS: Final = 64
 MOST_EXTRAS: Final = 128
 """Attributes, events and links each on a span of ours: OpenTelemetry's own limit."""
 
@@ -58,20 +60,37 @@ MOST_EXTRAS: Final = 128
 class JobSpan(api.NonRecordingSpan):
     """The current span in a job. Its end is the record's matter; the rest is kept as it is told."""
 
-    def __init__(self, context: api.SpanContext, extras: Extras | None) -> None:
-        """Stand for the span of that context; without `extras` nothing is kept."""
-        super().__init__(context)
-        self._extras = extras
-        self.known = extras is None
+    def __init__(self, place: Place, keep: Callable[[], Extras] | None) -> None:
+        """Stand for the span there; `keep` is called before the first thing is put on it.
+
+        Without `keep` nothing is kept.
+        """
+        flags = api.TraceFlags.SAMPLED if place.sampled else api.TraceFlags.DEFAULT
+        super().__init__(
+            api.SpanContext(
+                int(place.trace_id, 16),
+                int(place.span_id, 16),
+                is_remote=True,
+                trace_flags=api.TraceFlags(flags),
+            )
+        )
+        self.place = place
+        self._keep = keep
+        self._extras: Extras | None = None
+        self.known = keep is None
         """Whether the store is sure to have it: if it has not been sent, others can tell of it."""
 
     def is_recording(self) -> bool:
         """Whether what is put on it will be sent."""
-        return self._extras is not None
+        return self._keep is not None
+
+    def close(self) -> None:
+        """Keep nothing more: it has ended."""
+        self._keep = None
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Put an attribute on it; ours win over those of the same key."""
-        extras = self._extras
+        extras = self._kept()
         if extras is not None and (
             len(extras.attributes) < MOST_EXTRAS or key in extras.attributes
         ):
@@ -86,14 +105,14 @@ class JobSpan(api.NonRecordingSpan):
         self, name: str, attributes: Attributes = None, timestamp: int | None = None
     ) -> None:
         """Put an event on it."""
-        extras = self._extras
+        extras = self._kept()
         if extras is not None and len(extras.events) < MOST_EXTRAS:
             told = {key: _short(value) for key, value in (attributes or {}).items()}
             extras.events.append(Event(name, told, timestamp=timestamp or time.time_ns()))
 
     def add_link(self, context: api.SpanContext, attributes: Attributes = None) -> None:
         """Link it to another span."""
-        extras = self._extras
+        extras = self._kept()
         if extras is not None and len(extras.links) < MOST_EXTRAS:
             extras.links.append(api.Link(context, attributes))
 
@@ -111,6 +130,14 @@ class JobSpan(api.NonRecordingSpan):
             "exception.escaped": str(escaped),
         }
         self.add_event("exception", {**told, **(attributes or {})}, timestamp)
+
+    def _kept(self) -> Extras | None:
+        keep = self._keep
+        if keep is None:
+            return None
+        if self._extras is None:
+            self._extras = keep()
+        return self._extras
 
 
 def _short(value: T) -> T:
@@ -131,9 +158,13 @@ class _Traced:
     outside: Context
     before: Context | None = None
     """What was current where the open step was taken up, with what the job itself put there."""
+    own: JobSpan | None = None
     span: JobSpan | None = None
     """The one that is current in it: its own, or its open step's."""
     spans: list[str] = field(default_factory=list)
+    """Those on which something was put that is not sent yet, as far as was looked."""
+    most_spans: int = MANY_SPANS
+    """How many of them there are when it is looked again."""
     step: str | None = None
     segments: int = 0
     segment_from: tuple[float, Position] | None = None
@@ -210,6 +241,7 @@ class JobTracing:
             if run.number > 1:
                 self.sender.tell(run.store, run.record.id, soon=True)  # of the runs before
         self._attach(traced, None)
+        traced.own = traced.span
 
     def entered(self, run: Run, step: Step) -> None:
         """See `Tracing.entered`."""
@@ -225,7 +257,11 @@ class JobTracing:
             if traced.before is not None:
                 contexts.attach(traced.before)
                 traced.before = None
-            traced.spans = [span for span in traced.spans if span in self.extras]
+            if traced.span is not None and traced.span is not traced.own:
+                traced.span.close()
+            if len(traced.spans) > traced.most_spans:
+                traced.spans = [span for span in traced.spans if span in self.extras]
+                traced.most_spans = max(2 * len(traced.spans), MANY_SPANS)
             if traced.trace.sampled:
                 self.sender.tell(run.store, run.record.id, soon=False)
 
@@ -235,6 +271,9 @@ class JobTracing:
         if traced is None:
             return
         contexts.attach(traced.outside)
+        for span in (traced.span, traced.own):
+            if span is not None:
+                span.close()
         if traced.trace.sampled:
             with self._lock:
                 self._ended.append((boot_time(), traced.spans))
@@ -297,15 +336,15 @@ class JobTracing:
         contexts.attach(api.set_span_in_context(traced.span, contexts.get_current()))
 
     def _span(self, traced: _Traced, step: str | None) -> JobSpan:
-        run, trace = traced.run, traced.trace
-        extras = None
-        if trace.sampled:
-            span_id = trace.span_of(run.number, step)
-            extras = self.extras.get(span_id)
-            if extras is None:
-                extras = self.extras[span_id] = Extras()
-                traced.spans.append(span_id)
-        return JobSpan(context_of(trace, run.number, step), extras)
+        trace, number = traced.trace, traced.run.number
+        span_id = trace.span_of(number, step)
+
+        def keep() -> Extras:
+            traced.spans.append(span_id)
+            return self.extras.setdefault(span_id, Extras())
+
+        place = Place(trace.trace_of(number), span_id, trace.sampled, current=True)
+        return JobSpan(place, keep if trace.sampled else None)
 
     def _after_fork_in_child(self) -> None:
         # The runs are the parent's: nothing of them is to be told, or saved, from here.

@@ -20,6 +20,18 @@ OWN: Final[tuple[str, ...]] = (
     "sentinel_username",
     "sentinel_password",
 )
+TLS: Final = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_ca_data",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_password",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+)
+"""What redis-py takes of these as a text, or as yes or no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,11 @@ def _parsed(url: str, timeout: float) -> Address:
     base, _, kind = parts.scheme.partition("+")
     if base not in {"redis", "rediss"} or kind not in KINDS:
         raise _MalformedError("its scheme is unknown")
+    if parts.fragment or "@" in parts.path:
+        raise _MalformedError(
+            "what follows the host is no database; in a password / ? # and @ are written as %2F, "
+            "%3F, %23 and %40"
+        )
     userinfo, _, netloc = authority.rpartition("@")
     default = 26379 if kind == "sentinel" else 6379
     hosts = tuple(_host(each, default) for each in netloc.split(","))
@@ -84,10 +101,11 @@ def _parsed(url: str, timeout: float) -> Address:
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     own = {name: query.pop(name) for name in OWN if name in query}
     for name in query:
-        if not name.startswith("ssl_"):
-            raise _MalformedError(
-                f"the option {name!r} is unknown; there are {', '.join(OWN[:4])} and ssl_…"
-            )
+        if name not in TLS:
+            shown = "an option" if "@" in name else f"the option {name!r}"  # part of a password
+            raise _MalformedError(f"{shown} is unknown; there are {', '.join((*OWN[:4], *TLS))}")
+        if base == "redis":
+            raise _MalformedError(f"{name} is for rediss://, which speaks TLS")
     service, db = _path(parts.path, kind)
     username, _, password = userinfo.partition(":")
     connection: dict[str, Any] = {"db": db, **_tls(query)}

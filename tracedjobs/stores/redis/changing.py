@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs._core.clock import boot_id
+from tracedjobs._core.due import columns_of
 from tracedjobs._core.records import (
     ALLOWED,
+    LOST_GAP,
     Change,
     JobRecord,
     RunRecord,
@@ -20,7 +22,14 @@ from tracedjobs._core.records import (
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import InvalidTransitionError
 from tracedjobs.stores.redis.keys import shard_of
-from tracedjobs.stores.redis.packing import end_entry, head_text, pack_list, packed, to_micros
+from tracedjobs.stores.redis.packing import (
+    end_entry,
+    hand_micros,
+    head_text,
+    pack_list,
+    packed,
+    to_micros,
+)
 
 if TYPE_CHECKING:
     from tracedjobs._core.records import Stored
@@ -52,6 +61,7 @@ def change_arguments(
         names.ends(shard),
         names.totals(shard),
         names.spans(shard),
+        names.waiting(shard),
     ]
     texts = packed(new)
     moves = any(name in columns for name in position_columns(None))
@@ -80,8 +90,12 @@ def change_arguments(
         "" if pushed is None else pack_list(pushed),
         "" if change.control is None else pack_list(change.control),
         str(len(stored.steps)) if dropped else "",
-        *(_kept(new.meter, "meter", change), _kept(new.counted, "counted", change)),
-        *(_owes(old, change), len(added), *added),
+        # A run may have completed a step since `old` was read, which clears them both.
+        (new.meter or "") if "meter" in columns else "=",
+        (new.counted or "") if "counted" in columns else "=",
+        _owes(old, change),
+        str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
+        *(hand_micros(new), len(added), *added),
         *(pack_list(step) for step in (left if dropped else ())),
     ]
 
@@ -96,7 +110,7 @@ def milliseconds_until(expires_at: float, now: float) -> str:
 
 def changed(old: JobRecord, change: Change) -> JobRecord:
     """The job as it is to be."""
-    columns = dict(change.columns)
+    columns = columns_of(change)
     if change.lease_ttl is not None:
         columns["lease_boot"] = boot_id()  # by which others on the same host know the owner's lock
     return replace(old, **cast("dict[str, Any]", columns), revision=old.revision + 1)
@@ -107,11 +121,6 @@ def check_transition(old: JobRecord, status: Status) -> None:
     if status not in ALLOWED[old.status]:
         msg = f"The job {old.id} is {old.status.value} and cannot become {status.value}."
         raise InvalidTransitionError(msg)
-
-
-def _kept(value: object, column: str, change: Change) -> str:
-    """What is passed of a column that saves write too: `=` where it stays as it is."""
-    return str(value or "") if column in change.columns else "="
 
 
 def _owes(old: JobRecord, change: Change) -> str:

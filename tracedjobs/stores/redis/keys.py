@@ -55,6 +55,14 @@ class Keys:
         """Jobs of the shard that owe spans, by when their sending may be claimed."""
         return self.at(shard, "spans")
 
+    def waiting(self, shard: int) -> str:
+        """Interrupted jobs of queues of the shard, by when they are to be handed back."""
+        return self.at(shard, "waiting")
+
+    def elected(self, name: str) -> str:
+        """Who does what that name stands for."""
+        return self.at(shard_of(name), f"elected:{name}")
+
     def ends(self, shard: int) -> str:
         """Finished jobs of the shard by the end of their retention."""
         return self.at(shard, "ends")

@@ -7,10 +7,11 @@ register scripts in a round trip of their own, and RedisCluster refuses scripts 
 from __future__ import annotations
 
 from contextlib import suppress
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection
+from redis.connection import AbstractConnection, Connection, SSLConnection
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
 )
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Sent"]
 
 CONNECT_SHARE: Final = 0.5
-"""Of the time limit of a call: for the connection to come about."""
+"""Of the time limit of a call: for the connection to come about, and for each answer to what is
+said before the first command."""
 CLOCK_AGE: Final = 1.0
 """Seconds for which what is known of the server's clock is taken for true."""
+NAMELESS: Final = dict.fromkeys(
+    {"driver_info"} & set(signature(AbstractConnection).parameters) or ("lib_name", "lib_version")
+)
+"""Keeps redis-py from telling the server its name, which takes two round trips."""
 FRESH: Final = 0.01
 """Seconds after an answer within which a connection is used again without a look whether the server
 has closed it: no server is gone and back within them, and the look costs a tenth of a save."""
@@ -46,6 +52,7 @@ class _Connection(Protocol):
     def read_response(self) -> Any: ...
     def can_read(self, timeout: float = 0) -> bool: ...
     def disconnect(self) -> None: ...
+    def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
 
 
 class Sent:
@@ -62,8 +69,9 @@ class Sent:
 class Node:
     """A server at `host:port`.
 
-    A call blocks for one and a half `timeout` at most where it has to connect, and else for one:
-    no client's retry, no waiting for a pool.
+    A call blocks for two and a half `timeout` at most where it has to connect to a server that is
+    slow, for half of one where that is frozen, and else for one: no client's retry, no waiting for
+    a pool.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Node:
         self.address = (host, port)
         self.where = f"{host}:{port}"
         self.failed_at = 0.0
+        self.settings_asked = False
         self._clock: tuple[float, float] | None = None
         # One a thread that is waiting for the server, at most. redis-py's pools measure themselves
         # at each call, which takes as long as the packing of a save does.
@@ -83,14 +92,16 @@ class Node:
             "port": port,
             "protocol": 3,
             "decode_responses": True,
-            "socket_timeout": timeout,
+            "socket_timeout": timeout * CONNECT_SHARE,
             "socket_connect_timeout": timeout * CONNECT_SHARE,
             "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
             "health_check_interval": 0,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            **NAMELESS,
             **options,
         }
+        self._timeout = timeout
 
     def send(self, commands: Sequence[Sequence[str | int]]) -> Sent:
         """Send the commands; their replies are to be received."""
@@ -178,6 +189,7 @@ class Node:
                 return connection
             connection.disconnect()
         connection.connect()
+        connection.update_current_socket_timeout(self._timeout)
         return connection
 
     def _drop(self, connection: _Connection) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "Found",
     "Packed",
     "end_entry",
+    "hand_micros",
     "head_text",
     "pack_list",
     "packed",
@@ -87,6 +88,7 @@ HEAD: Final = (
     "trace",
     "message",
     "handed_at",
+    "hand_at",
 )
 _VERSION: Final = HEAD.index("version")
 
@@ -94,6 +96,12 @@ _VERSION: Final = HEAD.index("version")
 def to_micros(moment: float) -> str:
     """Seconds as whole microseconds."""
     return str(round(moment * 1e6)) if math.isfinite(moment) else "0"
+
+
+def hand_micros(job: JobRecord) -> str:
+    """Where the job stands in the index of waiting jobs; nothing where it does not."""
+    waits = job.status is Status.INTERRUPTED and job.queue is not None
+    return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
 
 
 def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
@@ -200,7 +208,9 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     spilled_open, spilled_cursor, *parts = rest
     columns, last_run = json.loads(head)
     version = columns[_VERSION]
-    if not isinstance(version, int) or version > RECORD_VERSION:
+    if not isinstance(version, int):
+        raise TypeError(f"{version!r} is no version")
+    if version > RECORD_VERSION:
         msg = (
             f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
             f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "

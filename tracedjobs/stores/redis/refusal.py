@@ -31,6 +31,7 @@ PASSING: Final = {
     "MISCONF": "it cannot persist its data, see its log",
     "MOVED": "the slot is moving between nodes",
     "ASK": "the slot is moving between nodes",
+    "NOSCRIPT": "it has not taken a script of ours in time",
     "NOREPLICAS": "it has too few replicas that keep up",
     "OOM": "its memory is full (maxmemory)",
     "READONLY": "it is a read-only replica",

@@ -34,7 +34,9 @@ __all__ = ["Servers"]
 
 TRIES: Final = 4
 """How often a command is sent: at first, with its script, and where its slot has moved."""
-
+FINDING: Final = 0.9
+"""Of a call's time limit: for finding out who is the primary. One that is frozen takes half of it,
+and the next one is asked."""
 
 NO_TIME: Final = "no answer in the time that was left by other servers"
 
@@ -49,6 +51,8 @@ class Servers:
         self._nodes: dict[tuple[str, int], Node] = {}
         self._sentinels = [self._sentinel(host, port) for host, port in address.hosts]
         self._owners: list[Node] | None = None
+        self.fresh = False
+        """Whether owners were found since this was last set back."""
         self.pid = os.getpid()
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -85,11 +89,23 @@ class Servers:
         owners = self._owners
         if owners is None:
             owners = self._owners = self._find()
+            self.fresh = True
         return owners[shard]
 
     def nodes(self) -> list[Node]:
         """All servers that have shards."""
         return list({id(node): node for node in map(self.node, range(SHARDS))}.values())
+
+    def shards(self) -> list[int]:
+        """One shard of each server."""
+        return list({id(self.node(shard)): shard for shard in range(SHARDS)}.values())
+
+    def time(self, *, age: float) -> float | None:
+        """The clock of one of the servers, as `Node.time`; `None` when one has to be asked."""
+        self.node(0)
+        owners = self._owners or []
+        known = (node.time(age=age) for node in owners)
+        return next((now for now in known if now is not None), None)
 
     def forget(self) -> None:
         """Look the owners up again at the next call: one may have taken the place of another."""
@@ -158,21 +174,19 @@ class Servers:
                     way = Sent(way.count, None, RedisTimeoutError(NO_TIME))
                 answers = node.receive(way)
                 short = self._unacknowledged(answers[len(meant) :])
-                found.append(
-                    (
-                        node,
-                        indexes,
-                        [
-                            short
-                            if short
-                            and commands[index].writes
-                            and not isinstance(answer, Exception)
-                            else answer
-                            for index, answer in zip(meant, answers, strict=False)
-                            if index is not None
-                        ],
-                    )
-                )
+                loads = meant.index(next(each for each in meant if each is not None))
+                refused = next((each for each in answers[:loads] if _is_refusal(each)), None)
+                judged: list[Any] = []
+                for at, answer in zip(meant, answers, strict=False):
+                    if at is None:
+                        continue
+                    if refused is not None and _lacks_script(answer):
+                        judged.append(refused)
+                    elif short and commands[at].writes and not isinstance(answer, Exception):
+                        judged.append(short)
+                    else:
+                        judged.append(answer)
+                found.append((node, indexes, judged))
         finally:
             for node, _, _, way in sent:
                 node.drop_sent(way)
@@ -239,7 +253,11 @@ class Servers:
     def _ask_sentinels(self) -> Node:
         error: Exception = RedisConnectionError("none of them knows it")
         where = ", ".join(node.where for node in self._sentinels)
-        for node in list(self._sentinels):
+        give_up = time.monotonic() + self._address.timeout * FINDING
+        # The one that answered last is asked first, and those that were away last time last.
+        for node in sorted(self._sentinels, key=lambda node: node.failed_at):
+            if time.monotonic() >= give_up:
+                break
             (answer,) = node.run(
                 ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service or "")
             )
@@ -257,8 +275,10 @@ class Servers:
         random.shuffle(known)
         known.sort(key=lambda node: node.failed_at)  # one that was away is asked last
         error: Exception = RedisConnectionError("it knows no owner of a slot")
-        give_up = time.monotonic() + self._address.timeout / 2
+        give_up = time.monotonic() + self._address.timeout * FINDING
         for node in known:
+            if time.monotonic() >= give_up:
+                break
             (answer,) = node.run(("CLUSTER", "SLOTS"))
             if isinstance(answer, list):
                 owners = self._owners_of(answer, node)
@@ -266,8 +286,6 @@ class Servers:
                     return owners
             elif isinstance(answer, Exception):
                 error = answer
-            if time.monotonic() >= give_up:
-                break
         raise refusal(error, ", ".join(f"{host}:{port}" for host, port in self._address.hosts))
 
     def _owners_of(self, ranges: list[Any], asked: Node) -> list[Node] | None:
@@ -300,3 +318,11 @@ class Servers:
             tls=self._address.tls,
             options=self._address.sentinel,
         )
+
+
+def _is_refusal(answer: object) -> bool:
+    return isinstance(answer, Exception) and not is_away(answer)
+
+
+def _lacks_script(answer: object) -> bool:
+    return isinstance(answer, Exception) and status_of(answer) == "NOSCRIPT"

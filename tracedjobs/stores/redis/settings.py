@@ -20,12 +20,21 @@ _said: set[str] = set()
 
 
 def warn_of_settings(servers: Servers, url: str) -> None:
-    """Warn where jobs may be lost. Raises `StoreError` when no server answers."""
+    """Warn where jobs may be lost. Raises `StoreError` when no server answers.
+
+    Each is asked once: a replica that became the primary may be set otherwise.
+    """
     asked = [("CONFIG", "GET", name) for name in NAMES]
-    sent = [(node, node.send(asked)) for node in servers.nodes()]
+    nodes, servers.fresh = servers.nodes(), False
+    new = [node for node in nodes if not node.settings_asked]
+    sent = [(node, node.send(asked)) for node in new]
     answers = [(node, node.receive(way)) for node, way in sent]
     there = [(node, replies) for node, replies in answers if not is_away(replies[0])]
-    if not there:
+    for node in new:
+        node.settings_asked = True
+    if len(new) == len(nodes) and not there:
+        for node in new:
+            node.settings_asked = False
         node, replies = answers[0]
         servers.forget()
         raise refusal(replies[0], node.where)
@@ -55,6 +64,12 @@ def _amiss(node: Node, replies: list[Any]) -> list[str]:
         amiss.append(
             f"Redis at {node.where} writes snapshots alone (save {found['save']}): a restart of it "
             f"may lose what was saved since the last one. Set appendonly yes."
+        )
+    elif found["appendfsync"] == "no":
+        amiss.append(
+            f"Redis at {node.where} leaves it to its host when jobs are written to the disk "
+            f"(appendfsync no): a failure of the host may lose half a minute of saves. Set "
+            f"appendfsync everysec."
         )
     if found["maxmemory"] != "0" and found["maxmemory-policy"] != "noeviction":
         amiss.append(

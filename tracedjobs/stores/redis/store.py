@@ -6,13 +6,16 @@ the saver does, against the deadline of each run's lease.
 
 from __future__ import annotations
 
+import logging
 import os
+from contextlib import suppress
 from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import OTHER
 from tracedjobs._core.records import (
+    LOST_GAP,
     Change,
     Count,
     JobRecord,
@@ -23,7 +26,7 @@ from tracedjobs._core.records import (
     Stored,
     Survey,
 )
-from tracedjobs.errors import StoreError
+from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
 from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.changing import (
@@ -36,6 +39,7 @@ from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
 from tracedjobs.stores.redis.packing import (
     Found,
     end_entry,
+    hand_micros,
     head_text,
     pack_list,
     packed,
@@ -51,12 +55,13 @@ from tracedjobs.stores.redis.settings import warn_of_settings
 from tracedjobs.stores.redis.surveying import surveyed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tracedjobs.stores.base import Saved
 
 __all__ = ["RedisStore"]
 
+_log: Final = logging.getLogger("tracedjobs")
 DEFAULT_TIMEOUT: Final = 5.0
 CLOCK_DRIFTS: Final = 3600.0
 """Seconds after which this host's clocks may have gone another way than the server's."""
@@ -81,6 +86,7 @@ class RedisStore:
         self._servers: Servers | None = None
         self._closed = False
         self._checked = False
+        self._told_away = False
         self._step_names: dict[tuple[str, str], str] = {}
         self._steps: dict[str, tuple[float, int | None]] = {}
         """Since when this process knows of a job's name how many steps it last had."""
@@ -111,6 +117,7 @@ class RedisStore:
                 self._keys.leases(shard),
                 self._keys.ends(shard),
                 self._keys.totals(shard),
+                self._keys.waiting(shard),
             ],
             [
                 *(job.id, head_text(job, None), job.status.value, job.revision),
@@ -118,7 +125,8 @@ class RedisStore:
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
                 *(columns.spilled_open, columns.spilled_cursor, keep, entry),
-                *(job.meter or "", job.counted or "", *self._added(counts)),
+                *(job.meter or "", job.counted or "", hand_micros(job)),
+                *self._added(counts, shard),
             ],
             writes=True,
         )
@@ -152,7 +160,8 @@ class RedisStore:
             ]
             stored += there
             if len(there) < len(entries) // 2:
-                self.purge(limit=1000)  # nobody does, and this page would read much for nothing
+                with suppress(StoreError):  # such as a replica's, which can be read all the same
+                    self.purge(limit=1000)  # nobody does, and this would read much for nothing
         return stored
 
     def change(self, change: Change) -> bool:
@@ -169,9 +178,9 @@ class RedisStore:
         new = changed(old, change)
         if new.status is not old.status or "status" in change.columns:
             check_transition(old, new.status)
-        added = self._added(change.counts)
-        keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
         shard = shard_of(old.id)
+        added = self._added(change.counts, shard)
+        keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
         made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
         if made and change.columns.get("status") is Status.COMPLETED:
             self._count_steps(new.name, steps)
@@ -219,6 +228,7 @@ class RedisStore:
         position: int,
         seq: int,
         state: str | None,
+        lease_ttl: float | None = None,
         counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
@@ -226,7 +236,8 @@ class RedisStore:
         keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
         keys += [self._keys.leases(shard), self._keys.totals(shard)]
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
-        args += self._added(counts)
+        args.append("" if lease_ttl is None else to_micros(lease_ttl))
+        args += self._added(counts, shard)
         return bool(self._call("complete_step", shard, keys, args, writes=True))
 
     def lease_alive(self, job: JobRecord) -> bool:
@@ -235,25 +246,15 @@ class RedisStore:
 
     def expired(self, *, limit: int) -> list[JobRecord]:
         """See `Store.expired`."""
-        looks = [
-            Command(
-                shard,
-                ("ZRANGEBYSCORE", self._keys.leases(shard), "-inf", now, "LIMIT", 0, limit),
-            )
-            for shard, now in ((each, self._micros(each)) for each in range(SHARDS))
-        ]
         checks = []
-        for look, ids in zip(looks, self.answers(looks), strict=True):
-            if ids:
-                hashes = [self._keys.part(job_id, "j") for job_id in ids]
-                keys = [self._keys.leases(look.shard), *hashes]
-                checks.append(call("expired", look.shard, keys, [*ids], writes=True))
+        for shard, entries in self._due(self._keys.leases, limit=limit):
+            ids = [job_id for _, job_id in entries]
+            keys = [self._keys.leases(shard), *(self._keys.part(each, "j") for each in ids)]
+            checks.append(call("expired", shard, keys, [*ids], writes=True))
         ended: list[Entry] = []
-        for reply in self.answers(checks):
+        for _, reply in self._there(checks):
             ended += _pairs(reply)
-        first = nsmallest(limit, ended)
-        found = self.find([job_id for _, job_id in first], parts=False)
-        heads = [each.stored.job for each in found if each is not None]
+        heads = self._heads([job_id for _, job_id in nsmallest(limit, ended)])
         return [head for head in heads if head.status is Status.RUNNING]
 
     def steps_of_last_completed(self, name: str) -> int | None:
@@ -261,8 +262,13 @@ class RedisStore:
         known = self._steps.get(name)
         if known is not None and boot_time() - known[0] < ESTIMATE_AGE:
             return known[1]
-        (count,) = self.answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
-        return self._note_steps(name, None if count is None else int(count))
+        try:
+            count = self.answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
+        except StoreUnavailableError:
+            if self._address.kind != "cluster":
+                raise
+            return None  # an estimate, which is no reason to do without the nodes that are there
+        return self._note_steps(name, None if count[0] is None else int(count[0]))
 
     def count(self, counts: Sequence[Count]) -> None:
         """See `Store.count`."""
@@ -271,7 +277,13 @@ class RedisStore:
             groups.setdefault(shard_of(count.job_name), []).append(count)
         self.answers(
             [
-                call("count", shard, [self._keys.totals(shard)], self._added(group), writes=True)
+                call(
+                    "count",
+                    shard,
+                    [self._keys.totals(shard)],
+                    self._added(group, shard),
+                    writes=True,
+                )
                 for shard, group in groups.items()
             ]
         )
@@ -286,8 +298,16 @@ class RedisStore:
         return surveyed(self, self._keys)
 
     def time(self) -> float:
-        """See `Store.time`: the server's, as of its last answer and what has passed since."""
-        now = self._connected().node(0).time(age=CLOCK_DRIFTS)
+        """See `Store.time`: the server's, as of its last answer and what has passed since.
+
+        On a cluster that of any node: one that is away keeps no job of another from its time.
+        """
+        now = self._connected().time(age=CLOCK_DRIFTS)
+        if now is None:
+            shards = self._connected().shards()
+            for command, answer in self._there([Command(each, ("TIME",)) for each in shards]):
+                self._note_time(command.shard, f"{answer[0]}{int(answer[1]):06}")
+            now = self._connected().time(age=CLOCK_DRIFTS)
         return self._time(0) if now is None else now
 
     def heartbeat(self, job: JobRecord) -> float | None:
@@ -296,8 +316,8 @@ class RedisStore:
 
     def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
         """See `Store.claim_spans`."""
-        asked = [
-            call(
+        asked = {
+            job_id: call(
                 "claim_spans",
                 shard,
                 self._span_keys(job_id),
@@ -305,9 +325,13 @@ class RedisStore:
                 writes=True,
             )
             for job_id, shard in ((each, shard_of(each)) for each in ids)
-        ]
-        claims = zip(ids, self.answers(asked), strict=True)
-        return {job_id: int(ends) / 1e6 for job_id, ends in claims if ends is not None}
+        }
+        job_ids = {id(command): job_id for job_id, command in asked.items()}
+        return {
+            job_ids[id(command)]: int(ends) / 1e6
+            for command, ends in self._there([*asked.values()])
+            if ends is not None
+        }
 
     def spans_sent(self, sent: Sequence[SpansSent]) -> None:
         """See `Store.spans_sent`."""
@@ -329,41 +353,38 @@ class RedisStore:
 
     def owing(self, *, limit: int) -> list[str]:
         """See `Store.owing`."""
-        looks = [
-            Command(
-                shard,
-                (
-                    *("ZRANGEBYSCORE", self._keys.spans(shard), "-inf", self._micros(shard)),
-                    *("WITHSCORES", "LIMIT", 0, limit),
-                ),
-            )
-            for shard in range(SHARDS)
+        found = [
+            each for _, entries in self._due(self._keys.spans, limit=limit) for each in entries
         ]
-        found = [(at, job_id) for reply in self.answers(looks) for job_id, at in reply]
         return [job_id for _, job_id in nsmallest(limit, found)]
+
+    def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """See `Store.waiting`."""
+        looks = self._due(self._keys.waiting, limit=limit, after=int(to_micros(after)))
+        found = [each for _, entries in looks for each in entries]
+        heads = self._heads([job_id for _, job_id in nsmallest(limit, found)])
+        return [head for head in heads if hand_micros(head)]
+
+    def elect(self, name: str, holder: str, *, seconds: float) -> bool:
+        """See `Store.elect`."""
+        key, limit = self._keys.elected(name), round(seconds * 1000)
+        return bool(self._call("elect", shard_of(name), [key], [holder, limit], writes=True))
 
     def purge(self, *, limit: int) -> int:
         """See `Store.purge`: Redis has removed the jobs themselves; what is left is in indexes."""
-        looks = [
-            Command(
-                shard,
-                ("ZRANGEBYSCORE", self._keys.ends(shard), "-inf", now // 1000, "LIMIT", 0, limit),
-            )
-            for shard, now in ((each, self._micros(each)) for each in range(SHARDS))
-        ]
         purges = []
         left = limit
-        for look, entries in zip(looks, self.answers(looks), strict=True):
-            keys = [self._keys.ends(look.shard)]
+        for shard, entries in self._due(self._keys.ends, limit=limit, unit=1000):
+            keys = [self._keys.ends(shard), self._keys.spans(shard)]
             args: list[str | int] = []
-            for entry in entries[:left]:
+            for _, entry in entries[:left]:
                 born, job_id, status, name = read_end_entry(entry)
-                keys += self._keys.indexes(look.shard, status, name)
+                keys += [self._keys.part(job_id, "j"), *self._keys.indexes(shard, status, name)]
                 args += [job_id, born, entry]
             left -= len(entries[:left])
             if args:
-                purges.append(call("purge", look.shard, keys, args, writes=True))
-        return sum(int(each) for each in self.answers(purges))
+                purges.append(call("purge", shard, keys, args, writes=True))
+        return sum(int(reply) for _, reply in self._there(purges))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -379,7 +400,7 @@ class RedisStore:
             msg = f"The store {self.url} is closed."
             raise StoreError(msg)
         servers = self._connected()
-        if not self._checked:
+        if servers.fresh or not self._checked:
             warn_of_settings(servers, self.url)
             self._checked = True
         return servers.run(commands) if commands else []
@@ -399,6 +420,41 @@ class RedisStore:
                 raise reply
         return replies
 
+    def _there(self, commands: Sequence[Command]) -> list[tuple[Command, Any]]:
+        """The commands that were answered, with their answers; raises where none was.
+
+        For what is done for all jobs that can be reached: a node that is away disturbs no other.
+        """
+        replies = self._run(commands)
+        there: list[tuple[Command, Any]] = []
+        away: StoreError | None = None
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, StoreUnavailableError):
+                away = reply
+            elif isinstance(reply, StoreError):
+                raise reply
+            else:
+                there.append((command, reply))
+        if away is not None and not there:
+            raise away
+        if away is not None and not self._told_away:
+            self._told_away = True
+            _log.warning("Jobs of a part of %s are left out for now: %s", self.url, away)
+        elif len(there) == SHARDS:
+            self._told_away = False
+        return there
+
+    def _due(
+        self, index: Callable[[int], str], *, limit: int, unit: int = 1, after: int = -1
+    ) -> list[tuple[int, list[Entry]]]:
+        """Of each shard that is there the entries of that index whose moment has come."""
+        looks = [call("due", at, [index(at)], [limit, unit, after]) for at in range(SHARDS)]
+        return [(look.shard, _pairs(reply)) for look, reply in self._there(looks) if reply]
+
+    def _heads(self, ids: Sequence[str]) -> list[JobRecord]:
+        """Those jobs, without what belongs to them."""
+        return [each.stored.job for each in self.find(ids, parts=False) if each is not None]
+
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
@@ -408,7 +464,7 @@ class RedisStore:
     def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
         keys = [self._keys.leases(shard)]
         start = self._keys.at(shard, "j:")
-        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode())]
+        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode()), LOST_GAP]
         for save in saves:
             texts = packed_position(save.position, save.progressed_at)
             keys.append(start + save.job_id)
@@ -429,9 +485,16 @@ class RedisStore:
             ]
         )
         return [
-            None if reply is None else read_found(job_id, reply)
+            None if reply is None else self._read(job_id, reply)
             for job_id, reply in zip(ids, replies, strict=True)
         ]
+
+    def _read(self, job_id: str, reply: Sequence[Any]) -> Found:
+        try:
+            return read_found(job_id, reply)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            msg = f"The job {job_id} in {self.url} is damaged: {error}."
+            raise StoreError(msg) from error
 
     def _span_keys(self, job_id: str) -> list[str]:
         return [self._keys.part(job_id, "j"), self._keys.spans(shard_of(job_id))]
@@ -453,8 +516,8 @@ class RedisStore:
         self._steps[name] = (boot_time(), steps)
         return steps
 
-    def _added(self, counts: Sequence[Count]) -> list[str | int]:
-        """Fields of totals and what is added to each, with few step names."""
+    def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
+        """Fields of totals of that shard and what is added to each, with few step names."""
         steps = {(count.job_name, count.step) for count in counts if count.step}
         new = [each for each in steps if each not in self._step_names]
         asked = [
@@ -467,7 +530,17 @@ class RedisStore:
             )
             for job_name, step in new
         ]
-        for each, admitted in zip(new, self.answers(asked) if asked else (), strict=True):
+        for each, command, admitted in zip(
+            new, asked, self._run(asked) if asked else (), strict=True
+        ):
+            if isinstance(admitted, StoreError):
+                # Names are with their job's name, maybe on another node: then that one is counted
+                # as other while it is away, and its absence keeps no job of this one from going on.
+                servers = self._connected()
+                away = isinstance(admitted, StoreUnavailableError)
+                if not away or servers.node(command.shard) is servers.node(shard):
+                    raise admitted
+                continue
             if len(self._step_names) >= MANY_NAMES:
                 self._step_names.clear()
             self._step_names[each] = each[1] if admitted else OTHER
@@ -533,9 +606,6 @@ class RedisStore:
             now = int(answer[0]) + int(answer[1]) / 1e6
             node.note_time(round(now * 1e6))
         return now
-
-    def _micros(self, shard: int) -> int:
-        return int(self._time(shard) * 1e6)
 
     def _note_time(self, shard: int, micros: str) -> None:
         self._connected().node(shard).note_time(micros)

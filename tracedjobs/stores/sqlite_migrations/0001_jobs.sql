@@ -54,12 +54,15 @@ CREATE TABLE jobs (
     runs_sent INTEGER NOT NULL,
     root_sent INTEGER NOT NULL,
     message TEXT,
-    handed_at REAL
+    handed_at REAL,
+    hand_at REAL
 );
 
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE INDEX jobs_by_name ON jobs (name, seq);
 CREATE INDEX jobs_by_spans_due ON jobs (spans_due) WHERE spans_due IS NOT NULL;
+CREATE INDEX jobs_by_hand_at ON jobs (hand_at)
+    WHERE status = 'interrupted' AND queue IS NOT NULL;
 CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE steps (
@@ -123,4 +126,12 @@ CREATE TABLE step_names (
     job_name TEXT NOT NULL,
     step TEXT NOT NULL,
     PRIMARY KEY (job_name, step)
+) WITHOUT ROWID;
+
+-- Who does what one worker alone is to do; `until` is on the clock of that boot.
+CREATE TABLE elections (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until REAL NOT NULL,
+    boot TEXT NOT NULL
 ) WITHOUT ROWID;

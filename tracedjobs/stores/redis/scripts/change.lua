@@ -2,15 +2,18 @@
 -- that was asked for. What does not change is passed as it was read, or as '': what saves write too
 -- is never passed as it was read, for it may have been read long ago.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
---       by status, by name, leases, ends, totals, spans
+--       by status, by name, leases, ends, totals, spans, waiting
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
 --       6 revision, 7 status, 8 token, 9 wish, 10 head,
 --       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
 --       16 whether a position comes, 17 cursor, 18 open, 19 spilled cursor, 20 spilled open,
 --       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
 --       23 entry of its end before, 24 entry of its end, 25 a run for the list of runs, 26 a control,
---       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items (of both '=' where they stay),
---       30 whether it owes spans from now on, 31 how many texts follow: fields of totals and what is added to each, then the steps left
+--       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items ('=' where
+--       they stay), 30 whether it owes spans from now on, 31 the leap of seq that only a step's
+--       completion makes ('' where it is not looked at), 32 when it is to be handed back to its
+--       queue in µs ('' for never), 33 how many texts follow: fields of totals and what is added
+--       to each, then the steps left
 local hash = KEYS[1]
 local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b')
 if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] or (job[3] or '') ~= ARGV[4] then
@@ -21,6 +24,13 @@ if ARGV[5] ~= '' and lease ~= ARGV[5] then
   return {0}
 end
 if ARGV[27] ~= '' and redis.call('LLEN', KEYS[3]) ~= tonumber(ARGV[27]) then
+  return {0}
+end
+if ARGV[31] ~= '' and ARGV[13] - seq >= tonumber(ARGV[31]) then
+  -- The run that ends has completed steps that the server has lost, see complete_step.lua.
+  redis.call('HSET', hash, 'l', seq .. ' 0 ' .. items .. ' ' .. progressed)
+  redis.call('HDEL', hash, 't')
+  if job[2] == 'running' then redis.call('ZADD', KEYS[13], 0, ARGV[1]) end
   return {0}
 end
 local time = redis.call('TIME')
@@ -55,7 +65,7 @@ if ARGV[25] ~= '' then redis.call('RPUSH', KEYS[4], ARGV[25]) end
 if ARGV[26] ~= '' then redis.call('RPUSH', KEYS[5], ARGV[26]) end
 if ARGV[27] ~= '' then
   redis.call('DEL', KEYS[3])
-  for at = 32 + ARGV[31], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
+  for at = 34 + ARGV[33], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
   local sent = redis.call('HGET', hash, 'p')
   if sent then
     local sent_steps, rest = string.match(sent, '^(%d+) (.*)$')
@@ -73,7 +83,7 @@ if ARGV[30] ~= '' and redis.call('HEXISTS', hash, 'd') == 0 then
   redis.call('ZADD', KEYS[16], 0, ARGV[1])
 end
 
-for at = 32, 31 + ARGV[31], 2 do
+for at = 34, 33 + ARGV[33], 2 do
   redis.call('HINCRBYFLOAT', KEYS[15], ARGV[at], ARGV[at + 1])
 end
 
@@ -88,6 +98,11 @@ if ARGV[7] == 'running' then
   redis.call('ZADD', KEYS[13], lease, ARGV[1])
 elseif ARGV[3] == 'running' then
   redis.call('ZREM', KEYS[13], ARGV[1])
+end
+if ARGV[32] ~= '' then
+  redis.call('ZADD', KEYS[17], ARGV[32], ARGV[1])
+elseif ARGV[3] == 'interrupted' then
+  redis.call('ZREM', KEYS[17], ARGV[1])
 end
 if ARGV[22] == 'same' then
   local left = redis.call('PTTL', hash)

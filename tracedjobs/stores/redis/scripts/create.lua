@@ -1,9 +1,10 @@
 -- Adds a job, unless one of that id is there.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status, by name, leases, ends,
---       totals
+--       totals, waiting
 -- ARGV: id, head, status, revision, token, wish, seq, lease until µs, tail, cursor, open,
 --       state, spilled open, spilled cursor, milliseconds to keep it ('' for ever), entry of its end,
---       meter, counted items, then fields of totals and what is added to each
+--       meter, counted items, when it is to be handed back in µs ('' for never), then fields of
+--       totals and what is added to each
 -- The first write is one that a full server refuses: then nothing is written at all.
 local id = ARGV[1]
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 2 then
@@ -33,5 +34,6 @@ if ARGV[15] ~= '' then
 end
 if ARGV[17] ~= '' then redis.call('HSET', KEYS[1], 'm', ARGV[17]) end
 if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'n', ARGV[18]) end
-for at = 19, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[13], ARGV[at], ARGV[at + 1]) end
+if ARGV[19] ~= '' then redis.call('ZADD', KEYS[14], ARGV[19], id) end
+for at = 20, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[13], ARGV[at], ARGV[at + 1]) end
 return 1

@@ -1,7 +1,7 @@
 -- Saves the positions of some runs of one shard and renews their leases, each behind its own fence.
 -- KEYS: leases, then of each job its hash, and the keys of what it spills
--- ARGV: lease in µs, length of a hash's key before the id, then of each job token, seq, items and
---       progress, cursor, open step, which texts follow for keys of their own (of 'o' the open
+-- ARGV: lease in µs, length of a hash's key before the id, the leap of seq that only a step's
+--       completion makes, then of each job token, seq, items and progress, cursor, open step, which texts follow for keys of their own (of 'o' the open
 --       step, 'x' the cursor, 'z' the state), and the meter ('' where it has not changed)
 -- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
 -- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
@@ -13,7 +13,7 @@ local ttl = tonumber(ARGV[1])
 local ends = string.format('%.0f', now + ttl)
 local third = math.floor((now + ttl) * 3 / ttl)
 local answer = {string.format('%.0f', now)}
-local key, at = 2, 3
+local key, at = 2, 4
 while key <= #KEYS do
   local hash, spills = KEYS[key], ARGV[at + 5]
   local job = redis.pcall('HMGET', hash, 't', 'l', 'o', 'w')
@@ -23,8 +23,15 @@ while key <= #KEYS do
     found = '!' .. job.err
   elseif job[2] then
     local seq, lease = string.match(job[2], '^(%d+) (%d+)')
-    saves = job[1] == ARGV[at] and tonumber(seq) < tonumber(ARGV[at + 1])
-    if saves then
+    local ahead = job[1] == ARGV[at] and ARGV[at + 1] - seq or 0
+    saves = ahead > 0 and ahead < tonumber(ARGV[3])
+    if ahead > 0 and not saves then
+      -- A completion of the run is missing, see complete_step.lua: the position is of a later step.
+      redis.call('HSET', hash, 'l', seq .. ' 0 ' .. string.match(job[2], '^%d+ %d+ (.*)$'))
+      redis.call('HDEL', hash, 't')
+      redis.call('ZADD', KEYS[1], 0, string.sub(hash, ARGV[2] + 1))
+      found = '- ' .. (job[4] or '')
+    elseif saves then
       local saved = ARGV[at + 1] .. ' ' .. ends .. ' ' .. ARGV[at + 2]
       if job[3] == ARGV[at + 4] then
         redis.call('HSET', hash, 'l', saved, 'c', ARGV[at + 3])

@@ -547,7 +547,8 @@ class RedisStore:
         added: list[str | int] = []
         for count in counts:
             step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
-            added += [total_field(count._replace(step=step)), repr(count.amount)]
+            field = total_field(count.metric, count.job_name, count.queue, step, count.label)
+            added += [field, repr(count.amount)]
         return added
 
     # -- indexes ---

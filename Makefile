@@ -28,8 +28,9 @@ help:  ## list the targets
 
 venv: $(STAMP)  ## make or refresh .venv from uv.lock
 
+# Two at a time, for most wait for processes and servers of theirs; each file by one of the two.
 test: $(STAMP)  ## run every test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## style, types and the import contract
 	$(BIN)/ruff check

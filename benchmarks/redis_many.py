@@ -15,6 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.harness import Figure, Plan, interleaved, ratios, shown, shown_each, wall
+from benchmarks.redis_store import settle
 from tests.stores.redis_servers import RedisServer, running_redis
 from tracedjobs import Context, Runtime, job
 from tracedjobs._core.records import (
@@ -143,6 +144,8 @@ def measure_many(plan: Plan) -> Iterator[Figure]:
             for name in sizes
         }
         found = {name: _populated(servers[name], size, stack) for name, size in sizes.items()}
+        for population in found.values():
+            settle(population.client)
         yield _cost_of_saves(found, n, plan)
         runtime = stack.enter_context(Runtime(found["many"].store))
         yield _pages(runtime, found["many"].ids, plan)

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
     from tracedjobs.stores.redis.node import Sent
 
-__all__ = ["measure_cpu", "measure_durable", "measure_space", "measure_tick", "redis_runtime"]
+__all__ = [
+    "measure_cpu",
+    "measure_durable",
+    "measure_space",
+    "measure_tick",
+    "redis_runtime",
+    "settle",
+]
 
 
 @job(checkpoint_every=0)
@@ -165,7 +172,7 @@ def measure_cpu(plan: Plan) -> Iterator[Figure]:
         processes = [stack.enter_context(_saving(server, at, n)) for at in range(workers)]
         shares: list[float] = []
         rates: list[float] = []
-        _settle(client)
+        settle(client)
         for _ in range(plan.rounds_or(5)):
             began, cpu_before, before = wall(), _cpu(client), _saves(processes)
             time.sleep(seconds)
@@ -218,7 +225,10 @@ def _cpu(client: Any) -> float:
     return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
 
 
-def _settle(client: Any) -> None:
+def settle(client: Any) -> None:
     """Wait until the server has done what the setting up left it to do."""
-    while client.info("persistence")["aof_rewrite_in_progress"]:
+    while True:
+        found = client.info("persistence")
+        if not found["aof_rewrite_in_progress"] and not found["aof_rewrite_scheduled"]:
+            return
         time.sleep(0.1)

@@ -37,6 +37,10 @@ ON_REDIS_TOO: Final = frozenset(
 )
 
 
+# What pytest-xdist sets is for a terminal; what is written to a pipe is as wide as it likes.
+os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run directory that the tests share with the processes they start, and with nobody else."""

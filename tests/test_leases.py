@@ -238,7 +238,6 @@ def forks(ctx: Context, how: str) -> str:
     return ",".join(str(item) for item in ctx.each("items", range(10)))
 
 
-@pytest.mark.parametrize("how", ["fork", "subprocess", "spawn"])
 @job(name="leases:short_steps")
 def short_steps(ctx: Context, seconds: float) -> int:
     give_up, done = time.monotonic() + seconds, 0
@@ -278,6 +277,7 @@ def test_a_run_whose_steps_are_shorter_than_its_saves_take_keeps_its_lease(
     assert refused > 2
 
 
+@pytest.mark.parametrize("how", ["fork", "subprocess", "spawn"])
 def test_a_child_that_outlives_its_parent_does_not_hold_the_job(
     files: Runtime, children: Children, url: str, how: str
 ) -> None:

@@ -240,3 +240,46 @@ def test_a_running_step_tells_how_long_it_has_left_and_a_later_run_goes_on_from_
     runtime.perform(job_id)
     assert 5 < told[1] < 60
     assert runtime.get(job_id).items < 400  # it did not begin to measure anew
+
+
+SUSPENDED = """
+from tracedjobs import events
+events.subscribe(lambda event: say(event.name, event.payload.get("step")))
+
+@job(name="stalled:suspended", stall_after=1.0, checkpoint_every=0.1)
+def suspended(ctx: Context) -> None:
+    for item in ctx.each("rows", range(100)):
+        for _ in range(25 if item == 50 else 1):  # slow, within its threshold
+            time.sleep(0.02)
+        say("item", item)
+"""
+
+
+@job(name="stalled:suspended")
+def suspended(ctx: Context) -> None:
+    """As in `SUSPENDED`, to be submitted here."""
+
+
+def test_a_process_that_was_stopped_did_not_hang(
+    runtime: Runtime, store_url: str, children: Children
+) -> None:
+    if store_url == "memory://":
+        pytest.skip("it is private to its process")
+    job_id = runtime.submit(suspended)
+    child = children.start(SUSPENDED + PERFORM, store_url, job_id, 0.6)
+    until(lambda: runtime.get(job_id).items == 50, "the slow one is in hand, and that is known")
+    child.stop()
+    until(lambda: runtime.get(job_id).lost, "its lease ends")
+    assert not runtime.get(job_id).stalled
+    time.sleep(1.2)  # longer than its threshold: what passes here is what is tried
+    child.cont()
+    # A save that was on its way when it was stopped may still say so, until the next one.
+    until(lambda: not runtime.get(job_id).stalled, "the next save", within=5)
+    looks = 0
+    while child.process.poll() is None:
+        assert not runtime.get(job_id).stalled
+        looks += 1
+    assert looks
+    said = child.ends()
+    assert "outcome completed None" in said.splitlines()
+    assert "job_stalled" not in said

@@ -17,6 +17,7 @@ from tracedjobs._core.records import Change
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import LeaseLostError, StoreError, StoreUnavailableError
 from tracedjobs.stores import open_store
+from tracedjobs.stores.redis.node import FRESH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,6 +168,7 @@ def test_a_slow_server_that_has_to_be_told_a_script_is_unavailable_and_not_wrong
             # Connecting takes two answers, and its own is the third: more than the limit.
             proxy.delay = 0.2
             client.client_kill_filter(_type="normal", skipme=True)
+        time.sleep(2 * FRESH)
         began = time.monotonic()
         with pytest.raises(StoreUnavailableError, match="has not taken a script of ours in time"):
             store.load("a")
@@ -432,6 +434,7 @@ def test_a_run_whose_completed_steps_were_lost_is_fenced_off_and_its_job_is_foun
     store.complete_step("a", TOKEN, a_step("two"), position=1, seq=2, state=None)
     server.kill()
     server.start()
+    time.sleep(2 * FRESH)
 
     def third() -> bool:
         return store.complete_step("a", TOKEN, a_step("three"), position=2, seq=3, state=None)

@@ -115,26 +115,38 @@ def test_many_scrapes_at_once_read_the_store_once(
     assert (len(answers), len(readings)) == (5, 1)
 
 
-def test_it_speaks_https_with_a_certificate(runtime: Runtime, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate, which is its own authority, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl makes the certificate")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=localhost",
-    ]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(cert), "-keyout", str(key)]
-    subprocess.run([openssl, *words, *more], check=True, capture_output=True)
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-out", str(cert), "-keyout", str(key)]
+    subprocess.run([openssl, *words, *names, *files], check=True, capture_output=True)
+    return cert, key
+
+
+def test_it_speaks_https_with_a_certificate(
+    runtime: Runtime, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
     with Exporter(runtime, port=0, certificate=cert, key=key) as exporter:
         context = ssl.create_default_context(cafile=str(cert))
+        assert got(f"{exporter.address}/healthz", context=context) == "ok\n"
+
+
+def test_it_can_ask_clients_for_a_certificate(
+    runtime: Runtime, certificate: tuple[Path, Path]
+) -> None:
+    cert, key = certificate
+    with Exporter(runtime, port=0, certificate=cert, key=key, client_ca=cert) as exporter:
+        context = ssl.create_default_context(cafile=str(cert))
+        with pytest.raises(OSError, match=r"(?i)alert|reset|closed|broken|EOF"):
+            got(f"{exporter.address}/metrics", context=context)
+        context.load_cert_chain(cert, key)
         assert got(f"{exporter.address}/healthz", context=context) == "ok\n"
 
 

@@ -237,6 +237,16 @@ def test_values_that_json_has_not_are_told_as_texts() -> None:
     assert "hush" not in line["b"]
 
 
+def test_texts_that_the_stream_has_not_are_escaped() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, "ascii")
+    with logged("json", stream):
+        events.notify("odd", name="M\u00fcller", lone="\ud800")
+        events.notify("plain", name="Ann")
+    odd, plain = [json.loads(each) for each in raw.getvalue().decode().splitlines()]
+    assert (odd["name"], odd["lone"], plain["name"]) == ("M\u00fcller", "\ud800", "Ann")
+
+
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="one of structlog, console, json"):
         telemetry.log_events("xml")  # type: ignore[arg-type]  # as users do

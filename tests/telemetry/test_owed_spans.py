@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry import baggage, context
 from opentelemetry import trace as api
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.telemetry.test_tracing import Traced, attributes, id_of, parent_of
@@ -253,6 +254,23 @@ def test_a_process_that_slept_through_its_claim_sends_nothing(
     assert len(traced.named("process")) == 1
 
 
+def test_what_sends_spans_is_not_traced_itself(
+    traced: Traced, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    real = traced.exporter.export
+
+    def looks(spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        seen.append(context.get_value(_SUPPRESS_INSTRUMENTATION_KEY))
+        return real(spans)
+
+    runtime.perform(runtime.submit(steps, "a"))
+    monkeypatch.setattr(traced.exporter, "export", looks)
+    traced.provider.force_flush()
+    assert seen == [True]
+    assert context.get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
+
+
 def test_an_exporter_that_raises_neither_fails_the_job_nor_keeps_the_store_open(
     traced: Traced,
     tmp_path: Path,
@@ -372,6 +390,44 @@ def test_what_is_kept_for_spans_goes_when_they_are_sent(traced: Traced, runtime:
     assert max(seen) <= 2
     traced.provider.force_flush()
     assert not traced.tracing.extras
+
+
+def test_nothing_is_kept_of_what_is_put_on_a_span_that_has_ended(
+    traced: Traced, runtime: Runtime
+) -> None:
+    spans: list[api.Span] = []
+
+    @job(name="owed_late")
+    def late(ctx: Context) -> None:
+        ctx.step("a", lambda: spans.append(api.get_current_span()))
+        spans.append(api.get_current_span())
+        assert [span.is_recording() for span in spans] == [False, True]
+        spans[0].set_attribute("too late", value=True)
+
+    runtime.perform(runtime.submit(late))
+    spans[1].add_event("too late")
+    assert not spans[1].is_recording()
+    assert not traced.tracing.extras
+    assert "too late" not in str([span.to_json() for span in traced.spans])
+
+
+def test_the_spans_of_a_long_run_are_looked_through_seldom(
+    traced: Traced, runtime: Runtime
+) -> None:
+    lengths: list[int] = []
+
+    @job(name="owed_long")
+    def long(ctx: Context) -> None:
+        (run,) = saver.runs()
+        for number in range(400):
+            ctx.step(str(number), lambda: api.get_current_span().set_attribute("mine", value=1))
+            if number % 50 == 0:
+                traced.provider.force_flush()
+            lengths.append(len(traced.tracing._runs[run].spans))
+
+    runtime.perform(runtime.submit(long))
+    assert 50 < max(lengths) <= 130
+    assert once(traced.spans).count("step 399") == 1
 
 
 def test_a_job_that_is_not_kept_has_its_whole_trace_all_the_same(

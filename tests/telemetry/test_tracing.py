@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest as as_text
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from tracedjobs import AsyncContext, Context, Runtime, events, job, telemetry
@@ -325,6 +326,7 @@ def test_spans_within_others_leave_with_them(traced: Traced) -> None:
 
 def test_metrics_name_the_trace_of_a_running_job(traced: Traced) -> None:
     pages: list[str] = []
+    plain: list[str] = []
 
     @job(name="test_tracing_exemplar", checkpoint_every=0)
     def own(ctx: Context) -> None:
@@ -334,6 +336,7 @@ def test_metrics_name_the_trace_of_a_running_job(traced: Traced) -> None:
                 registry.register(telemetry.collector(runtime))
                 page = generate_latest(registry)  # type: ignore[no-untyped-call]
                 pages.append(page.decode())
+                plain.append(as_text(registry).decode())
 
     with Runtime("memory://") as runtime:
         job_id = runtime.submit(own)
@@ -344,6 +347,14 @@ def test_metrics_name_the_trace_of_a_running_job(traced: Traced) -> None:
     (items,) = [line for line in lines if line.startswith("tracedjobs_items_processed_total{")]
     assert f'trace_id="{trace_id}"' in info
     assert f'# {{trace_id="{trace_id}"}} 3.0' in items
+    told = [line.partition("{")[0] for line in lines if f'# {{trace_id="{trace_id}"}}' in line]
+    assert told == [
+        "tracedjobs_jobs_enqueued_total",
+        "tracedjobs_items_processed_total",
+        "tracedjobs_queue_wait_seconds_bucket",
+    ]
+    assert all(len(line.partition(" # ")[2].partition("}")[0]) < 128 for line in lines)
+    assert "# {" not in plain[0]
 
 
 def test_a_step_that_takes_long_shows_parts_of_itself_before_it_ends(

@@ -26,6 +26,7 @@ __all__ = [
     "STEP_OUTCOMES",
     "Pending",
     "Tally",
+    "bucket_of",
     "ended",
     "finished",
     "items",
@@ -86,6 +87,13 @@ def reason_label(reason: str | None) -> str:
     return reason if reason in REASONS else OTHER
 
 
+def bucket_of(metric: str, seconds: float) -> str:
+    """The label of the bucket that those seconds belong to: its upper bound."""
+    bounds: Sequence[float] = BUCKETS[metric]
+    at = bisect_left(bounds, seconds)
+    return repr(float(bounds[at])) if at < len(bounds) else "+Inf"
+
+
 def uncounted(head: JobRecord) -> int:
     """Items of the open step that are not in the totals yet."""
     return max(head.items - head.counted, 0)
@@ -109,10 +117,7 @@ class Tally:
     def observe(self, metric: str, seconds: float, *, step: str = "") -> Tally:
         """Count one observation of a histogram; a clock that was set back counts as no time."""
         seconds = max(seconds, 0.0)
-        bounds: Sequence[float] = BUCKETS[metric]
-        at = bisect_left(bounds, seconds)
-        bound = repr(float(bounds[at])) if at < len(bounds) else "+Inf"
-        self.add(f"{metric}_bucket", step=step, label=bound)
+        self.add(f"{metric}_bucket", step=step, label=bucket_of(metric, seconds))
         return self.add(f"{metric}_sum", seconds, step=step)
 
     def __iter__(self) -> Iterator[Count]:

@@ -252,7 +252,8 @@ class Run:
     def watched_save(self) -> Save:
         """The newest position with what the saver's thread makes of it: estimate and stall."""
         save = self.take_save()
-        return save._replace(meter=self._watcher.look(save))
+        meter = self._watcher.look(save)
+        return save._replace(meter=meter, progressed_at=self.progressed_at)
 
     @property
     def time_left(self) -> float | None:

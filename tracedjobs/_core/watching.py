@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core.clock import boot_time
@@ -15,7 +16,7 @@ from tracedjobs._core.estimate import Estimator
 from tracedjobs._core.records import Change, Entered, Position, Save
 from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
 from tracedjobs._core.telling import tell_later
-from tracedjobs.errors import TracedJobsError
+from tracedjobs.errors import StoreError, TracedJobsError
 
 if TYPE_CHECKING:
     from tracedjobs._core.run import Run
@@ -36,7 +37,7 @@ class Watcher:
         self._estimator = Estimator.from_text(run.record.meter)
         self._step = run.record.step
         self._metered_at = boot_time()
-        self._moved_at = boot_time()
+        self._moved_at = self._looked_at = boot_time()
         self._last: Position | None = None
         self._stall: Stall | None = None
         self.time_left: float | None = None
@@ -45,6 +46,12 @@ class Watcher:
     def look(self, save: Save) -> str | None:
         """Look at a position that is to be saved; the text of the estimate when that is due."""
         now, position = boot_time(), save.position
+        slept, self._looked_at = now - self._looked_at > self._run.lease_ttl, now
+        if slept and self._stall is None:
+            # The process was stopped, or suspended with its host: the job did not hang meanwhile.
+            self._moved_at = now
+            with suppress(StoreError):
+                self._run.progressed_at = self._run.store.time()
         if position != self._last:
             self._last = position
             self._moved_at = now

@@ -42,9 +42,21 @@ __all__ = ["exporter"]
     type=click.Path(exists=True, dir_okay=False),
     help="Its key, where that is in a file of its own.",
 )
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Answer only clients with a certificate of this authority.",
+)
 @store_option
 def exporter(
-    *, host: str, port: int, jobs: int, tls_cert: str | None, tls_key: str | None, store: str
+    *,
+    host: str,
+    port: int,
+    jobs: int,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    store: str,
 ) -> None:
     """Serve /metrics and /healthz, until Ctrl-C or SIGTERM.
 
@@ -58,16 +70,24 @@ def exporter(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if tls_key is not None and tls_cert is None:
-        msg = "--tls-key is of no use without --tls-cert."
-        raise click.UsageError(msg)
+    for name, given in (("--tls-key", tls_key), ("--tls-client-ca", tls_client_ca)):
+        if given is not None and tls_cert is None:
+            msg = f"{name} is of no use without --tls-cert."
+            raise click.UsageError(msg)
     with Runtime(store) as runtime:
         try:
             server = Exporter(
-                runtime, host=host, port=port, most_jobs=jobs, certificate=tls_cert, key=tls_key
+                runtime,
+                host=host,
+                port=port,
+                most_jobs=jobs,
+                certificate=tls_cert,
+                key=tls_key,
+                client_ca=tls_client_ca,
             )
         except ssl.SSLError as error:
-            msg = f"The certificate in {tls_cert} cannot be used: {error.reason or error}."
+            files = " and ".join(filter(None, (tls_cert, tls_client_ca)))
+            msg = f"The certificate in {files} cannot be used: {error.reason or error}."
             raise Refused(msg) from error
         except OSError as error:
             msg = f"It cannot listen on {host}, port {port}: {error.strerror or error}."

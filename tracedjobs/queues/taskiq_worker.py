@@ -184,8 +184,11 @@ class _Middleware(TaskiqMiddleware):
 
     async def _again(self, message: TaskiqMessage, delay: float) -> None:
         """Send the message once more, in that many seconds, or when the worker ends."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
+        if self.broker.is_worker_process:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
+        else:  # of a broker in memory, which may see several event loops, as events may not
+            await asyncio.sleep(delay)
         if stop.came_at is not None:
             await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
             if self._takes_more():

@@ -61,9 +61,10 @@ class Exporter:
     """A server of a runtime's metrics, running until it is closed.
 
     Listens on loopback unless `host` says otherwise; port 0 takes a free one, see `address`.
-    With `certificate` (and `key`, where that is in a file of its own; PEM) it speaks HTTPS. Raises
-    `OSError` where it cannot listen there, and `ssl.SSLError` for files that are not what they
-    should be.
+    With `certificate` (and `key`, where that is in a file of its own; PEM) it speaks HTTPS, and
+    with `client_ca` only to clients that have a certificate of one of the authorities in that file.
+    Raises `OSError` where it cannot listen there, and `ssl.SSLError` for files that are not what
+    they should be.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Exporter:
         most_jobs: int = MOST_JOBS,
         certificate: str | Path | None = None,
         key: str | Path | None = None,
+        client_ca: str | Path | None = None,
     ) -> None:
         """Listen, and answer from a thread of its own."""
         self._collector = StoreCollector(runtime, most_jobs=most_jobs)
@@ -85,6 +87,9 @@ class Exporter:
         if certificate is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(certificate, key)
+            if client_ca is not None:
+                tls.load_verify_locations(client_ca)
+                tls.verify_mode = ssl.CERT_REQUIRED
         kind = _Server6 if ":" in host else _Server
         self._server: _Server = make_server(host, port, self._answer, kind, _Handler)
         self._server.tls = tls

@@ -129,7 +129,10 @@ class JsonLines(EventLines):
             text = _encode(line)
         except (TypeError, ValueError, RecursionError):  # a key that JSON has not, or a loop
             text = _encode({key: shown(value) for key, value in line.items()})
-        self._out.write(f"{text}\n")  # at once, so that threads need no lock
+        try:
+            self._out.write(f"{text}\n")  # at once, so that threads need no lock
+        except UnicodeEncodeError:  # a lone surrogate, or a stream that is not in UTF-8
+            self._out.write(f"{json.dumps(json.loads(text))}\n")
         self._out.flush()
 
 

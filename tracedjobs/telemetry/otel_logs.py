@@ -73,6 +73,11 @@ class OtelLogEvents:
         for batch in own.batches:
             batch.take(self._readable, event, attributes, place)
 
+    def flush(self) -> None:
+        """Send what is waiting, where the provider is ours."""
+        if self._own is not None:
+            self._own.force_flush()
+
     def _readable(
         self, event: Event, attributes: dict[str, Any] | None, place: Place | None
     ) -> ReadableLogRecord:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs.telemetry.otel_logs import OtelLogEvents
 
 __all__ = ["configure", "flush", "watch"]
 
@@ -44,7 +45,7 @@ OWN_EVENTS: Final = "job_"
 _log: Final = logging.getLogger("tracedjobs")
 
 _tracing: JobTracing | None = None
-_logging: object | None = None
+_logging: OtelLogEvents | None = None
 
 
 def configure(
@@ -91,9 +92,11 @@ def configure(
 
 
 def flush() -> None:
-    """Send what jobs of this process owe, now, and wait for it."""
+    """Send what jobs of this process owe, and its log records, now, and wait for it."""
     if _tracing is not None:
         _tracing.sender.flush()
+    if _logging is not None:
+        _logging.flush()
 
 
 def watch(runtime: Runtime) -> None:
@@ -224,7 +227,7 @@ def _longest() -> float:
 # -- logs ---
 
 
-def _subscribed_logs(resource: Resource) -> object | None:
+def _subscribed_logs(resource: Resource) -> OtelLogEvents | None:
     from opentelemetry import _logs as logs_api  # noqa: PLC0415 - still private in OpenTelemetry
     from opentelemetry.sdk._logs import LoggerProvider  # noqa: PLC0415
 

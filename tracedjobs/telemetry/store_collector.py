@@ -22,16 +22,24 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from tracedjobs._core.counting import BUCKETS, OTHER, OUTCOMES, STEP_OUTCOMES, uncounted
+from tracedjobs._core.counting import (
+    BUCKETS,
+    OTHER,
+    OUTCOMES,
+    STEP_OUTCOMES,
+    bucket_of,
+    uncounted,
+)
 from tracedjobs._core.owner import owner_is_dead
 from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import TracedJobsError
+from tracedjobs.stores.base import STEP_NAMES
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tracedjobs._core.runtime import Runtime
 
@@ -101,7 +109,11 @@ class StoreCollector(Collector):
         dead = lru_cache(maxsize=None)(owner_is_dead)  # a process is looked at once, not a job
         living = sorted((_Live(each, dead) for each in survey.living), key=_Live.place)
         shown = living[: self._most_jobs]
-        families = [*_counters(survey, living), *_histograms(survey), *_gauges(survey, living)]
+        families = [
+            *_counters(survey, living),
+            *_histograms(survey, living),
+            *_gauges(survey, living),
+        ]
         families += _of_each(shown, survey.now)
         families += [
             _gauge("exporter_jobs_omitted", [((), len(living) - len(shown))]),
@@ -137,34 +149,52 @@ class _Live:
         elif hangs(living.job, living.heartbeat):
             self.state = "stalled"
 
+    def exemplify(
+        self, found: dict[Labels, Exemplar], labels: Labels, amount: float, at: float | None
+    ) -> None:
+        """Let it stand for the series with those labels, if it has a trace to look at.
+
+        The first one does: the jobs come in the order in which they are worth a look.
+        """
+        trace = None if labels in found else Trace.read(self.job.trace)
+        if trace is not None and trace.sampled:
+            found[labels] = Exemplar({"trace_id": trace.trace_id}, amount, at)
+
     def place(self) -> tuple[int, float, str]:
         first = {"stalled": 0, "lost": 1}.get(self.state, 2)
         return first, -(self.job.started_at or 0.0), self.job.id
 
 
-def _counters(survey: Survey, living: Iterable[_Live]) -> Iterator[Metric]:
+def _counters(survey: Survey, living: Sequence[_Live]) -> Iterator[Metric]:
     values = _by_metric(survey.totals)
     items = values.setdefault("items_processed", {})
-    exemplars: dict[Labels, Exemplar] = {}
-    """A job whose items are among them, by its trace."""
-    steps = {(key[1], key[3]) for key in survey.totals if key[3]}
+    exemplars: dict[str, dict[Labels, Exemplar]] = {name: {} for name in COUNTERS}
+    """Of each counter a running job that is among them, by its trace."""
+    steps: dict[str, set[str]] = {}
+    for _, name, _, step, _ in survey.totals:
+        if step:
+            steps.setdefault(name, set()).add(step)
     for live in living:
         amount = uncounted(live.job)
         if amount and live.job.step is not None:
-            known = (live.job.name, live.job.step) in steps or (live.job.name, OTHER) not in steps
-            of_step = (*live.labels, live.job.step if known else OTHER)
+            told_apart = steps.setdefault(live.job.name, set())
+            if len(told_apart) < STEP_NAMES:  # as the store will, when it counts them
+                told_apart.add(live.job.step)
+            of_step = (*live.labels, live.job.step if live.job.step in told_apart else OTHER)
             items[of_step] = items.get(of_step, 0.0) + amount
-            trace = Trace.read(live.job.trace)
-            if trace is not None and trace.sampled:
-                exemplars[of_step] = Exemplar(
-                    {"trace_id": trace.trace_id}, amount, live.job.progressed_at
-                )
+            live.exemplify(exemplars["items_processed"], of_step, amount, live.job.progressed_at)
+            live.exemplify(exemplars["checkpoints"], of_step, 1, live.job.progressed_at)
+            if live.job.items_redone:
+                redone = live.job.items_redone
+                live.exemplify(exemplars["items_redone"], of_step, redone, live.job.run_started_at)
+        live.exemplify(exemplars["jobs_enqueued"], live.labels, 1, live.job.submitted_at)
+        if live.job.resumptions:
+            live.exemplify(exemplars["resumptions"], live.labels, 1, live.job.run_started_at)
     _begin_at_0(values)
     for name, metric in COUNTERS.items():
         family = CounterMetricFamily(PREFIX + name, metric.help, labels=metric.labels)
         for labels, value in sorted(values.get(name, {}).items()):
-            of_job = exemplars.get(labels) if name == "items_processed" else None
-            family.add_metric(labels, value, exemplar=of_job)
+            family.add_metric(labels, value, exemplar=exemplars[name].get(labels))
         yield family
 
 
@@ -200,7 +230,7 @@ def _by_metric(
     return found
 
 
-def _histograms(survey: Survey) -> Iterator[Metric]:
+def _histograms(survey: Survey, living: Sequence[_Live]) -> Iterator[Metric]:
     counts: dict[str, dict[Labels, dict[str, float]]] = {}
     sums: dict[tuple[str, Labels], float] = {}
     for (name, job_name, queue, step, label), value in survey.totals.items():
@@ -215,16 +245,31 @@ def _histograms(survey: Survey) -> Iterator[Metric]:
     for name, common in product(HISTOGRAMS, {key[1:3] for key in survey.totals}):
         if len(HISTOGRAMS[name].labels) == len(common):
             counts.setdefault(name, {}).setdefault(common, {})
+    waits = _waits(living)
     for name, metric in HISTOGRAMS.items():
         full = f"{PREFIX}{name}_seconds"
         family = HistogramMetricFamily(full, metric.help, labels=metric.labels)
         for labels, by_bound in sorted(counts.get(name, {}).items()):
-            so_far, buckets = 0.0, []
+            so_far = 0.0
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             for bound in (*(repr(float(each)) for each in BUCKETS[name]), "+Inf"):
                 so_far += by_bound.get(bound, 0.0)
-                buckets.append((bound, so_far))
+                of_job = waits.get((*labels, bound)) if name == "queue_wait" else None
+                buckets.append((bound, so_far) if of_job is None else (bound, so_far, of_job))
             family.add_metric(labels, buckets, sums.get((name, labels), 0.0))
         yield family
+
+
+def _waits(living: Sequence[_Live]) -> dict[Labels, Exemplar]:
+    """Of each bucket of `queue_wait` a running job that waited so long, by its trace."""
+    found: dict[Labels, Exemplar] = {}
+    for live in living:
+        began = live.job.started_at
+        if began is not None:
+            seconds = max(began - live.job.submitted_at, 0.0)
+            bucket = (*live.labels, bucket_of("queue_wait", seconds))
+            live.exemplify(found, bucket, seconds, began)
+    return found
 
 
 def _gauges(survey: Survey, living: list[_Live]) -> Iterator[Metric]:

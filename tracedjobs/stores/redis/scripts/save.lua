@@ -9,7 +9,7 @@
 -- another third, the true end is in the hash; the open step is written when it is another one.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local ttl = tonumber(ARGV[1])
+local ttl, leap = tonumber(ARGV[1]), tonumber(ARGV[3])
 local ends = string.format('%.0f', now + ttl)
 local third = math.floor((now + ttl) * 3 / ttl)
 local answer = {string.format('%.0f', now)}
@@ -24,7 +24,7 @@ while key <= #KEYS do
   elseif job[2] then
     local seq, lease = string.match(job[2], '^(%d+) (%d+)')
     local ahead = job[1] == ARGV[at] and ARGV[at + 1] - seq or 0
-    saves = ahead > 0 and ahead < tonumber(ARGV[3])
+    saves = ahead > 0 and ahead < leap
     if ahead > 0 and not saves then
       -- A completion of the run is missing, see complete_step.lua: the position is of a later step.
       redis.call('HSET', hash, 'l', seq .. ' 0 ' .. string.match(job[2], '^%d+ %d+ (.*)$'))

@@ -13,13 +13,15 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.processes import until
+from tests.queues.harness import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pathlib import Path
 
     from tests.queues.harness import Place, Worker
     from tracedjobs import JobSnapshot
@@ -28,7 +30,8 @@ __all__ = ["LEASE", "MORE", "Fleet", "Form", "History", "Restart", "Sent"]
 
 LEASE: Final = 10.0
 """Longer than a busy machine keeps a process from its processor; nothing waits for it on a host."""
-PATIENCE: Final = 180.0
+PATIENCE: Final = 120.0
+"""Seconds without one job more that is done."""
 STOPS: Final = 20.0
 """Seconds within which a worker that was stopped is to end."""
 
@@ -133,9 +136,12 @@ class Fleet:
             until(self._running, f"a job runs: {self._place.told()[-4000:]}", within=PATIENCE)
             time.sleep(self._chance.uniform(0, 2 * self._form.pause))
             event()
-        give_up = time.monotonic() + PATIENCE
+        give_up, before = time.monotonic() + PATIENCE, 0
         while left := self._left():
+            if len(left) != before:
+                give_up, before = time.monotonic() + PATIENCE, len(left)
             assert time.monotonic() < give_up, self._why(left)
+            self._keep_running()
             time.sleep(0.05)
         self.history.seconds = time.monotonic() - began
 
@@ -145,17 +151,17 @@ class Fleet:
         self._replace(self._chance.choice(self._workers))
 
     def _roll(self) -> None:
-        for worker in list(self._workers):
-            if worker in self._workers:
-                self._keep_busy()
-                worker.says_ready()
-                self._wait_for_job(worker)
-                self._replace(worker)
+        for at in range(len(self._workers)):
+            self._keep_busy()
+            worker = self._workers[at]
+            worker.says_ready()
+            self._wait_for_job(worker)
+            self._replace(worker)
 
     def _replace(self, worker: Worker) -> None:
         """Stop it; the next one starts before it has ended, or after."""
         at = self._workers.index(worker)
-        pids = frozenset(processes(worker.process.pid))
+        pids = frozenset(session(worker.process.pid))
         # One that is at no job may be about to start, without its handlers of signals.
         unclean = worker.process.pid in self._hurt or not self._runs_of(worker)
         if worker.process.poll() is None:
@@ -191,18 +197,18 @@ class Fleet:
                     self._start_anew(worker)
                 return
         worker = self._chance.choice(self._workers)
-        self._note_kill(frozenset(processes(worker.process.pid)))
+        self._note_kill(frozenset(session(worker.process.pid)))
         self._start_anew(worker)
 
     def _have_stacks_told(self, worker: Worker) -> None:
         """Have all processes of a worker that hangs write into its log where they are."""
-        for pid in processes(worker.process.pid):
+        for pid in session(worker.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR2)
         time.sleep(1.0)
 
     def _start_anew(self, worker: Worker) -> None:
-        for pid in processes(worker.process.pid):
+        for pid in session(worker.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         worker.process.wait(STOPS)
@@ -221,12 +227,17 @@ class Fleet:
         self.sent.append(Sent(kind.id_of(handle), path, items, handle))
         self._open.append(self.sent[-1])
 
-    def _keep_busy(self) -> None:
-        """Let no event find workers without jobs, nor a fleet without a worker that has ended."""
+    def _keep_running(self) -> None:
+        """Start workers anew that ended when one of their processes was killed."""
         for at, worker in enumerate(self._workers):
-            if worker.process.poll() is not None:  # some end when one of their processes is killed
+            if worker.process.poll() is not None:
                 assert worker.process.pid in self._hurt, worker.text()
+                worker.kill()
                 self._workers[at] = self._place.start()
+
+    def _keep_busy(self) -> None:
+        """Let no event find workers without jobs, or a worker that has ended."""
+        self._keep_running()
         for _ in range(3 * self._form.workers - len(self._left())):
             self._send()
 
@@ -258,16 +269,6 @@ class Fleet:
             f"{job.id} {job.status} {job.reason} run {job.run} {job.runs[-2:]}" for job in jobs
         )
         return f"{len(left)} jobs are left:\n{told}\n{self._place.told()[-8000:]}"
-
-
-def processes(session: int) -> list[int]:
-    """Those of that session: a worker and all that it started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text("ascii").rpartition(")")[2].split()[3]) == session:
-                found.append(int(path.parent.name))
-    return found
 
 
 def _is_of(pid: int, worker: Worker) -> bool:

@@ -20,7 +20,6 @@ from tests.queues.harness import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from pathlib import Path
 
     from tests.queues.harness import Place, Worker

@@ -28,7 +28,8 @@ def test_a_major_version_that_was_not_tried_is_told(caplog: pytest.LogCaptureFix
     assert check_version("celery", (5,), "its stop may not be seen")
     assert not caplog.records
     assert not check_version("celery", (6, 7), "its stop may not be seen")
-    assert caplog.messages == [
+    (said,) = caplog.messages
+    assert said == (
         f"celery {version('celery')} is not a version that tracedjobs was tried with (6.x, 7.x): "
         "its stop may not be seen."
-    ]
+    )

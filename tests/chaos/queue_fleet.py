@@ -72,6 +72,8 @@ class Form:
     pace: float = 0.01
     pause: float = 0.2
     """Seconds between two events, on average."""
+    soon: float = 1.0
+    """Of all restarts, the share where the next worker starts before the last one has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class Fleet:
         if worker.process.poll() is None:
             self.history.restarts.append(Restart(self._place.runtime.store.time(), pids))
             worker.stop()
-        soon = self._chance.random() < 0.5
+        soon = self._chance.random() < self._form.soon
         if soon:
             self._workers[at] = self._place.start()
         with contextlib.suppress(subprocess.TimeoutExpired):

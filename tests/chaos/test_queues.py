@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 LONG: Final = os.environ.get("TRACEDJOBS_CHAOS") == "long"
 SHORT_FORM: Final = Form()
 LONG_FORM: Final = Form(
-    workers=3, jobs=200, rolling=20, restarts=0, kills=20, items=400, pace=0.02, pause=0.5
+    workers=3,
+    jobs=200,
+    rolling=20,
+    restarts=0,
+    kills=20,
+    items=400,
+    pace=0.02,
+    pause=0.5,
+    soon=0.5,
 )
 SOME: Final = ("huey threads", "celery prefork")
 """In the short form: the one that loses the messages of killed workers, and one that keeps them."""

@@ -33,20 +33,8 @@ SOME: Final = ("huey threads", "celery prefork")
 """In the short form: the one that loses the messages of killed workers, and one that keeps them."""
 
 
-LOSES: Final = pytest.mark.xfail(
-    reason="a killed worker of Taskiq takes along what it had taken from a list and not begun",
-    strict=False,
-)
-
-
 @pytest.mark.timeout(1800 if LONG else 120)
-@pytest.mark.parametrize(
-    "queue",
-    [
-        pytest.param(name, marks=LOSES if name == "taskiq list" else ())
-        for name in (MAIN if LONG else SOME)
-    ],
-)
+@pytest.mark.parametrize("queue", MAIN if LONG else SOME)
 def test_a_fleet_that_is_restarted_and_killed_loses_nothing_and_does_nothing_twice(
     queue: str,
     tmp_path: Path,
@@ -72,5 +60,5 @@ def test_a_fleet_that_is_restarted_and_killed_loses_nothing_and_does_nothing_twi
     with capsys.disabled() if LONG else nullcontext():
         print(  # noqa: T201 - the figures are what the long form is for
             f"\n{queue}: {len(fleet.history.kills)} kills, {len(fleet.history.restarts)} restarts "
-            f"in {fleet.history.seconds:.0f} s; {figures}"
+            f"in {fleet.history.seconds:.0f} s, {fleet.history.stranded} stranded; {figures}"
         )

@@ -40,6 +40,7 @@ BENCHMARKS: Final = {
     "redis-space": "benchmarks.redis_store:measure_space",
     "redis-many": "benchmarks.redis_many:measure_many",
     "redis-frozen": "benchmarks.redis_many:measure_frozen",
+    "queues": "benchmarks.queues:measure",
 }
 
 

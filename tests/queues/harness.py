@@ -209,6 +209,7 @@ class Place:
     folder: Path
     name: str
     store: str
+    lease: float = LEASE
     workers: list[Worker] = field(default_factory=list)
     app: ModuleType = field(init=False)
 
@@ -219,7 +220,7 @@ class Place:
                 module=self.kind.module,
                 app=self.kind.app(self.folder),
                 store=self.store,
-                lease=LEASE,
+                lease=self.lease,
                 retries=self.kind.retries,
                 name=self.name,
                 more=self.kind.more,

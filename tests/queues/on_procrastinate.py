@@ -111,7 +111,7 @@ class OnProcrastinate:
             )
             until(lambda: connection.execute(again, [int(job_id)]).rowcount, "it was taken")
 
-    def close(self, module: Any = None) -> None:
+    def close(self, app: object = None) -> None:
         while self.opened:
             self.opened.pop().close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,3 +124,50 @@ def test_copies_that_the_broker_makes_of_a_long_job_are_refused(
     assert [item for _, item in place.lines(path)] == list(range(400))
     totals = place.runtime.store.survey().totals
     assert sum(n for key, n in totals.items() if key[0] == "duplicates_refused") >= 1
+
+
+LIMITED = """
+def items_of(ctx, path):
+    for item in ctx.each("items", range(150)):
+        note(path, f"{ctx.run} {item}")
+        time.sleep(0.01)
+    return "all"
+
+@continuable(app, **SOON, soft_time_limit=1)
+def softly(ctx, path):
+    return items_of(ctx, path)
+
+@continuable(app, **SOON, time_limit=1)
+def hardly(ctx, path):
+    return items_of(ctx, path)
+"""
+
+
+def test_a_job_goes_on_after_both_of_celerys_time_limits(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(celery_on_redis, more=LIMITED))
+    place.start().says_ready()
+    soft = place.kind.send(place.app.softly, str(tmp_path / "soft"))
+    hard = place.kind.send(place.app.hardly, str(tmp_path / "hard"))
+    assert place.kind.result(soft) == "all"  # raised in the function, as an error
+    job = place.job(place.kind.id_of(soft))
+    assert [run.reason for run in job.runs[:-1]] == ["error"] * (job.run - 1)
+    assert job.run > 1
+    items = [item for _, item in place.lines(tmp_path / "soft")]
+    assert sorted(set(items)) == list(range(150))
+    assert len(items) - 150 <= job.run - 1  # the one in hand, as after any error
+
+    place.until_status(place.kind.id_of(hard), "completed")
+    job = place.job(place.kind.id_of(hard))
+    # Its process is sent a SIGTERM, and a SIGKILL 0.1 s later.
+    assert {run.reason for run in job.runs[:-1]} <= {"exit", "lost"}
+    assert job.run > 1
+    for before, after in pairwise(job.runs):
+        assert before.ended_at is not None
+        assert (after.started_at - before.ended_at).total_seconds() < 3.0
+    items = [item for _, item in place.lines(tmp_path / "hard")]
+    assert sorted(set(items)) == list(range(150))
+    assert len(items) - 150 <= job.run - 1
+    # Celery stored a failure at each kill; the job's result is in its place.
+    until(lambda: hard.backend.get_task_meta(hard.id)["result"] == "all", "the result is there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -88,3 +89,20 @@ def test_the_example_imports_every_flight(
     finally:
         os.killpg(worker.pid, signal.SIGKILL)  # how it stops, other tests try
         worker.wait(20.0)
+
+
+def test_the_demonstration_of_duplicates_does_each_item_once(tmp_path: Path) -> None:
+    script = Path(ROOT) / "examples" / "duplicates" / "run.py"
+    found = subprocess.run(
+        [sys.executable, script, "--items", "300", "--visibility-timeout", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    done = [int(each) for each in re.findall(r"by then ([0-9]+) items were done", found)]
+    assert len(done) == 2, found
+    assert done[0] > 300, found
+    assert done[1] == 300, found
+    assert int(found.rsplit(": ", 1)[1].rstrip(".\n")) >= 1, found

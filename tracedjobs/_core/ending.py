@@ -15,7 +15,6 @@ from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.records import (
     Change,
     Count,
-    JobRecord,
     Position,
     RunEnd,
     Status,
@@ -58,12 +57,13 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
     if isinstance(ending.raises, LeaseLostError):
         yield from _tell_lost_lease(run)
         return Outcome(run.record.id, run.number, Status.INTERRUPTED, "lease_lost")
-    head, late, pause = run.record, None, 0.02
+    known, late, pause = run.begun, None, 0.02
+    head = known.job
     pending = run.pending.take(head)
     tried: set[object] = set()
     while True:
         final = _with_wish(ending, head.wish)
-        change = _end(run, head, final, pending)
+        change = _end(run, known, final, pending)
         tried.add(change.columns["saved_seq"])
         try:
             if run.completing:
@@ -89,7 +89,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             continue
         if not isinstance(stored, Stored):
             return _unrecorded(run, ending)
-        head = stored.job
+        known, head = stored, stored.job
         if head.token != run.token:
             if head.run == run.number and head.saved_seq in tried:
                 final = replace(final, status=head.status, reason=head.reason)
@@ -123,8 +123,8 @@ def _with_wish(ending: Ending, wish: str | None) -> Ending:
     return replace(ending, status=Status.PAUSED, reason="paused")
 
 
-def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) -> Change:
-    now = run.store.time()
+def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) -> Change:
+    head, now = known.job, run.store.time()
     position, state = _last_position(run)
     columns: dict[str, object] = {
         "status": ending.status,
@@ -170,6 +170,7 @@ def _end(run: Run, head: JobRecord, ending: Ending, pending: tuple[Count, ...]) 
             run.number, str(ending.status), ending.reason, now, left_text(position, run.number)
         ),
         counts=(*tally, *pending),
+        known=known,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
@@ -66,7 +67,7 @@ class Job(Generic[P, R]):
 
         return iscoroutinefunction(self.fn)
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """The function's parameters, `ctx` the first of them."""
         from inspect import signature  # noqa: PLC0415 - a slow import

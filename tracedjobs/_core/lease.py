@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs import events
@@ -136,7 +136,7 @@ def take_lease(
                 lost=lost,
             )
             began = boot_time()
-            stored = yield from _changed(store, head, change, token, lost=lost)
+            stored = yield from _changed(store, stored, change, token, lost=lost)
             ours = stored.job.token == token
         finally:
             if not ours:
@@ -146,18 +146,33 @@ def take_lease(
 
 
 def _changed(
-    store: Store, head: JobRecord, change: Change, token: str, *, lost: bool
+    store: Store, stored: Stored, change: Change, token: str, *, lost: bool
 ) -> Flow[Stored]:
     """The job after that change, which was made, or refused since somebody else was faster."""
+    head = stored.job
     try:
         if (yield Ask(lambda: store.change(change))):
             forget(head)
-            if lost:
-                events.notify_of(head, "job_lost")
+            if not lost:
+                return _begun(stored, change)
+            # Of a lost run it is read again: it may have completed a step since it was read.
+            events.notify_of(head, "job_lost")
         return (yield from loaded(store, head.id))
     except BaseException as error:
         yield from _give_back(store, head.id, token, type(error).__name__)
         raise
+
+
+def _begun(stored: Stored, change: Change) -> Stored:
+    """The job after that change of one that had no run: nobody else can have written to it.
+
+    But for its lease, which is on the store's clock; the run keeps account of it on its own.
+    """
+    head = replace(
+        stored.job, **cast("dict[str, Any]", change.columns), revision=change.revision + 1
+    )
+    opened = () if change.open_run is None else (change.open_run,)
+    return replace(stored, job=head, runs=(*stored.runs, *opened))
 
 
 def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]:
@@ -263,6 +278,7 @@ def _start(
         open_run=RunRecord(head.run + 1, worker, now, resumed),
         close_run=closed,
         counts=tuple(tally),
+        known=stored,
     )
 
 

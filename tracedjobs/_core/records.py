@@ -455,6 +455,10 @@ class Change:
     control: ControlRecord | None = None
     counts: tuple[Count, ...] = ()
     """What to add to the totals in the same atomic write."""
+    known: Stored | None = None
+    """The job as it was at `revision`, where the caller has it: a store need not read it first.
+
+    What saves and completed steps write without a new revision may be older in it."""
 
     @property
     def owes_spans(self) -> bool:

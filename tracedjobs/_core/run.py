@@ -67,6 +67,7 @@ class Run:
         "_watcher",
         "_wish",
         "attention",
+        "begun",
         "calm",
         "cell",
         "completing",
@@ -117,6 +118,8 @@ class Run:
     ) -> None:
         self.store = store
         self.record: JobRecord = stored.job
+        self.begun = stored
+        """The job as it was when the run began."""
         self.options = options
         self.token = token
         self.number = stored.job.run

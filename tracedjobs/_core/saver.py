@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import random
 import threading
@@ -50,6 +51,8 @@ class Saver:
         """Have no runs, and no thread yet."""
         self._changed = threading.Condition()
         self._due: dict[Run, float] = {}
+        self._wakes_at = math.inf
+        """When the thread, if it waits, looks again by itself."""
         self._failures: dict[Run, int] = {}
         self._purge_at: dict[int, float] = {}
         self._used: dict[int, Store] = {}
@@ -61,15 +64,17 @@ class Saver:
     def add(self, run: Run) -> None:
         """Save that run from now on; starts the thread when there is none."""
         with self._changed:
-            self._due[run] = boot_time() + _interval(run)
+            due = self._due[run] = boot_time() + _interval(run)
             self._used[id(run.store)] = run.store
-            self._purge_at.setdefault(id(run.store), boot_time() + PURGE_FIRST)
+            purge_at = self._purge_at.setdefault(id(run.store), boot_time() + PURGE_FIRST)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="tracedjobs-saver", daemon=True
                 )
                 self._thread.start()
-            self._changed.notify_all()
+            if min(due, purge_at) < self._wakes_at:
+                # Else not: to wake a thread costs more than all else that a short job needs.
+                self._changed.notify_all()
 
     def remove(self, run: Run) -> None:
         """Save that run no more."""
@@ -84,12 +89,8 @@ class Saver:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._due and not self._used:
-                    self._changed.wait()
-                purges = [self._purge_at[each] for each in self._used]
-                wait = min([*self._due.values(), *purges]) - boot_time()
-                if wait > 0:
-                    self._changed.wait(wait)
+                while (wait := self._time_to_wait()) > 0:
+                    self._changed.wait(None if math.isinf(wait) else wait)
                 runs = list(self._due.items())
                 used = list(self._used.values())
             try:
@@ -105,6 +106,13 @@ class Saver:
                 with self._changed:
                     for store in used:
                         self._purge_at[id(store)] = max(self._purge_at[id(store)], later)
+
+    def _time_to_wait(self) -> float:
+        now = boot_time()
+        purges = [self._purge_at[each] for each in self._used]
+        due = min([*self._due.values(), *purges], default=math.inf)
+        self._wakes_at = max(now, due)  # and while it is at work nobody needs to call
+        return due - now
 
     def _tick(self, runs: list[tuple[Run, float]]) -> None:
         # The clock before all else: when this process was frozen for longer than its leases, its
@@ -221,6 +229,7 @@ class Saver:
         inherited = self._due
         self._changed = threading.Condition()
         self._due = {}
+        self._wakes_at = math.inf
         self._failures = {}
         self._used = {}
         self._thread = None

@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tracedjobs._core import values
@@ -414,7 +414,19 @@ def _entry(job: Job[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def missing(extra: str, error: ImportError) -> str:
-    """What is said where a queue's package is not installed."""
+    """What is said where a queue's package is not installed, or one that is too old."""
+    if (error.name or "").split(".")[0] == extra:
+        with suppress(PackageNotFoundError):
+            found = version(extra)
+            wanted = [
+                each.split(";")[0].strip()
+                for each in requires("tracedjobs") or ()
+                if each.startswith(extra) and f'"{extra}"' in each.replace("'", '"')
+            ]
+            return (
+                f"tracedjobs.queues.{extra} works with {', '.join(wanted)}, and {extra} {found} "
+                f"is installed: pip install 'tracedjobs[{extra}]'."
+            )
     return (
         f"tracedjobs.queues.{extra} needs {error.name or extra}, which is not installed: "
         f"pip install 'tracedjobs[{extra}]'."

@@ -172,12 +172,14 @@ def _on_term(number: int, frame: FrameType | None) -> None:
     """In a process of the pool: what was sent to the whole group, or by `revoke(terminate=True)`.
 
     Celery would have it killed. The first one interrupts the job, if it is at one; the process
-    stays, and whether the worker stops too the byte tells.
+    stays, and whether the worker stops too the byte tells. It may also be killed a tenth of a
+    second later, as it is after a hard time limit: so jobs are left as those of a process that is
+    about to end are, which others hand back if this one does not come to it.
     """
     if busy.tasks and not busy.termed:
         busy.termed = True
         for run in saver.runs():
-            run.request_stop("stopping")
+            run.request_stop("exit")
         return
     _before[0](number, frame)
 

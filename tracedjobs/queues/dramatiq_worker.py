@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answering", "Received", "Watch", "received", "silently"]
 
-MAJORS: Final = (2,)
+MAJORS: Final = (1, 2)
 THE_SAME: Final = 1.0
 """Seconds in which a second signal is the first one, told to the process group and passed on by the
 main process; a later one ends the process."""

@@ -32,20 +32,26 @@ from tracedjobs.stores.redis.packing import (
 )
 
 if TYPE_CHECKING:
+    from tracedjobs._core.records import Stored
     from tracedjobs.stores.redis.keys import Keys
-    from tracedjobs.stores.redis.packing import Found
 
 __all__ = ["change_arguments", "changed", "check_transition", "milliseconds_until"]
 
 
 def change_arguments(
-    names: Keys, found: Found, new: JobRecord, change: Change, added: list[str | int], *, now: float
+    names: Keys,
+    stored: Stored,
+    new: JobRecord,
+    change: Change,
+    added: list[str | int],
+    *,
+    now: float,
 ) -> tuple[list[str], list[str | int]]:
-    """Keys and arguments of the script that makes the change of `found` to `new`.
+    """Keys and arguments of the script that makes the change of the job to `new`.
 
     `added`: fields of totals, and what is added to each. `now`: the time on the server's clock.
     """
-    old, columns = found.stored.job, change.columns
+    old, columns = stored.job, change.columns
     shard = shard_of(old.id)
     keys = [
         *names.job(old.id),
@@ -65,9 +71,9 @@ def change_arguments(
     keep = "same"
     if "expires_at" in columns or new.status is not old.status:
         keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
-    last, pushed = _runs(found.stored.runs, change)
+    last, pushed = _runs(stored.runs, change)
     dropped = bool(change.drop_steps)
-    left = [step for step in found.stored.steps if step.name not in change.drop_steps]
+    left = [step for step in stored.steps if step.name not in change.drop_steps]
     return keys, [
         *(old.id, old.revision, old.status.value, old.token or "", held),
         *(new.revision, new.status.value, new.token or "", new.wish or ""),
@@ -79,11 +85,11 @@ def change_arguments(
         texts.progressed if "progressed_at" in columns else "",
         *("1" if moves else "", texts.cursor, texts.open),
         *(texts.spilled_cursor, texts.spilled_open, state, keep),
-        found.ended if old.expires_at is not None else "",
+        "" if old.expires_at is None else end_entry(old.id, old.status.value, old.name),
         end_entry(new.id, new.status.value, new.name) if keep not in {"", "same"} else "",
         "" if pushed is None else pack_list(pushed),
         "" if change.control is None else pack_list(change.control),
-        str(len(found.stored.steps)) if dropped else "",
+        str(len(stored.steps)) if dropped else "",
         # A run may have completed a step since `old` was read, which clears them both.
         (new.meter or "") if "meter" in columns else "=",
         (new.counted or "") if "counted" in columns else "=",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
+from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import OTHER
 from tracedjobs._core.records import (
     LOST_GAP,
@@ -66,6 +67,8 @@ CLOCK_DRIFTS: Final = 3600.0
 """Seconds after which this host's clocks may have gone another way than the server's."""
 MANY_NAMES: Final = 10_000
 """Step names that a process remembers, those included that are not told apart."""
+ESTIMATE_AGE: Final = 10.0
+"""Seconds for which the number of steps of a job name is taken for what it was."""
 GROUP: Final = 64
 """Saves in one script at most: no other client waits longer for the server."""
 Entry = tuple[int, str]
@@ -85,6 +88,8 @@ class RedisStore:
         self._checked = False
         self._told_away = False
         self._step_names: dict[tuple[str, str], str] = {}
+        self._steps: dict[str, tuple[float, int | None]] = {}
+        """Since when this process knows of a job's name how many steps it last had."""
 
     def __repr__(self) -> str:
         """Its address, without secrets."""
@@ -161,10 +166,13 @@ class RedisStore:
 
     def change(self, change: Change) -> bool:
         """See `Store.change`."""
-        (found,) = self.find([change.job_id], parts=bool(change.drop_steps))
-        if found is None or found.stored.job.revision != change.revision:
-            return False
-        old = found.stored.job
+        stored = change.known
+        if stored is None or stored.job.revision != change.revision or change.drop_steps:
+            (found,) = self.find([change.job_id], parts=bool(change.drop_steps))
+            if found is None or found.stored.job.revision != change.revision:
+                return False
+            stored = found.stored
+        old = stored.job
         if change.if_token is not None and old.token != change.if_token:
             return False
         new = changed(old, change)
@@ -172,7 +180,7 @@ class RedisStore:
             check_transition(old, new.status)
         shard = shard_of(old.id)
         added = self._added(change.counts, shard)
-        keys, args = change_arguments(self._keys, found, new, change, added, now=self.time())
+        keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
         made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
         if made and change.columns.get("status") is Status.COMPLETED:
             self._count_steps(new.name, steps)
@@ -251,13 +259,16 @@ class RedisStore:
 
     def steps_of_last_completed(self, name: str) -> int | None:
         """See `Store.steps_of_last_completed`."""
+        known = self._steps.get(name)
+        if known is not None and boot_time() - known[0] < ESTIMATE_AGE:
+            return known[1]
         try:
             count = self.answers([Command(shard_of(name), ("HGET", self._keys.counts(name), name))])
         except StoreUnavailableError:
             if self._address.kind != "cluster":
                 raise
             return None  # an estimate, which is no reason to do without the nodes that are there
-        return None if count[0] is None else int(count[0])
+        return self._note_steps(name, None if count[0] is None else int(count[0]))
 
     def count(self, counts: Sequence[Count]) -> None:
         """See `Store.count`."""
@@ -491,8 +502,19 @@ class RedisStore:
     # -- changes ---
 
     def _count_steps(self, name: str, steps: int) -> None:
-        # An estimate for who looks at the next job, beside the change: it may be missed.
+        # An estimate for who looks at the next job, beside the change: it may be missed, and is not
+        # written again at each of many short jobs.
+        known = self._steps.get(name)
+        if known is not None and known[1] == steps and boot_time() - known[0] < ESTIMATE_AGE:
+            return
+        self._note_steps(name, steps)
         self._run([Command(shard_of(name), ("HSET", self._keys.counts(name), name, steps))])
+
+    def _note_steps(self, name: str, steps: int | None) -> int | None:
+        if len(self._steps) >= MANY_NAMES:
+            self._steps.clear()
+        self._steps[name] = (boot_time(), steps)
+        return steps
 
     def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
         """Fields of totals of that shard and what is added to each, with few step names."""
@@ -525,7 +547,8 @@ class RedisStore:
         added: list[str | int] = []
         for count in counts:
             step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
-            added += [total_field(count._replace(step=step)), repr(count.amount)]
+            field = total_field(count.metric, count.job_name, count.queue, step, count.label)
+            added += [field, repr(count.amount)]
         return added
 
     # -- indexes ---

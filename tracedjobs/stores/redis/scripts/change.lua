@@ -1,5 +1,6 @@
 -- Changes a job, if it still is as it was read: its revision, status and token, and its lease where
--- that was asked for. What does not change is passed as it was read, or as ''.
+-- that was asked for. What does not change is passed as it was read, or as '': what saves write too
+-- is never passed as it was read, for it may have been read long ago.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
 --       by status, by name, leases, ends, totals, spans, waiting
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),

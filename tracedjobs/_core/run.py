@@ -522,6 +522,17 @@ class Run:
             **payload,
         )
 
+    def tell_skipped(self, done: StepRecord) -> None:
+        """Tell the reporter that a step was done before, with what is kept of it."""
+        self.emit(
+            "job_step_skipped",
+            step=done.name,
+            cursor=done.cursor,
+            items=done.items,
+            total=done.total,
+            duration_s=done.ended_at - done.started_at,
+        )
+
     # -- its own ---
 
     def _ask_for_save(self) -> None:

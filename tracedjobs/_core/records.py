@@ -365,7 +365,7 @@ class JobRecord:
     lease_ttl: float | None = None
     """The lease that the running process takes each time: when it ends tells the last renewal."""
     stall: str | None = None
-    """Where the job hung when it last stalled, see `stalls`."""
+    """Where the job hangs, or hung when its process died, see `stalls`."""
     trace: str | None = None
     """The trace it belongs to: a `Trace` as text; `None` before the first with telemetry."""
     spans_due: float | None = None

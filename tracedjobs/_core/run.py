@@ -252,6 +252,15 @@ class Run:
         meter = self._watcher.look(save)
         return save._replace(meter=meter, progressed_at=self.progressed_at)
 
+    def end_watch(self) -> None:
+        """Look no more whether it hangs: the run ends, and with it its stall, if there is one."""
+        self._watcher.close(self.live_position())
+
+    @property
+    def has_kept_stall(self) -> bool:
+        """Whether its record may have a stall of this run."""
+        return self._watcher.kept
+
     @property
     def time_left(self) -> float | None:
         """Seconds that the open step has left, as the saver last saw it, if that can be told."""
@@ -420,6 +429,7 @@ class Run:
         self.lease_deadline = max(self.lease_deadline, began + self.lease_ttl)
         self.progress.complete(step)
         if self.current is not None:
+            self._watcher.end_stall(self.current.position())
             self.current.let_go()
         self.current = None
         self.cell.close_step()
@@ -434,6 +444,7 @@ class Run:
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
         self.progress.leave(step.position(), advanced=step.advanced)
+        self._watcher.end_stall(step.position())
         step.let_go()  # and in the flight recorder it stays as it is: nothing is saved yet
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)

@@ -60,6 +60,8 @@ def test_a_loop_whose_item_hangs_is_told_with_its_stack_until_it_moves_again(
     thread.start()
     seen_stalled(runtime, job_id, told)
     snapshot = runtime.get(job_id)
+    assert [each.id for each in runtime.list(status="stalled")] == [job_id]
+    assert runtime.list(status="lost") == []
     (event,) = named(told, "job_stalled")
     assert event.payload["step"] == "rows"
     assert event.payload["cursor"] == "3"
@@ -77,6 +79,7 @@ def test_a_loop_whose_item_hangs_is_told_with_its_stack_until_it_moves_again(
     assert len(named(told, "job_stall_ended")) == 1
     snapshot = runtime.get(job_id)
     assert (snapshot.stalled, snapshot.status, snapshot.stall) == (False, "completed", None)
+    assert runtime.list(status="stalled") == []
 
 
 def test_a_stall_that_ends_is_told(runtime: Runtime, told: list[Event]) -> None:

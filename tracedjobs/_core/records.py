@@ -23,6 +23,7 @@ __all__ = [
     "LOST_GAP",
     "NOWHERE",
     "POSITION_COLUMNS",
+    "READ_FROM_TIME",
     "RECORD_VERSION",
     "SEQ_GAP",
     "Change",
@@ -73,6 +74,9 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+
+READ_FROM_TIME: Final = ("lost", "stalled")
+"""What a running job may be besides, see `Status`; attributes of its snapshot."""
 
 FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 

@@ -389,7 +389,7 @@ class Run:
         if (yield from self.persist(lambda: self.store.save_one(save))):
             self.lease_deadline = began + self.lease_ttl
             if save.position is not None:
-                self.pending.checkpoint(save.position.step)
+                self.pending.checkpoint(save.position.step, boot_time() - began)
             return
         # Refused: fenced off, or the saver was quicker with a newer one.
         yield from self._ask_whether_still_ours()

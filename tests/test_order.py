@@ -183,6 +183,9 @@ def test_interruptions_between_steps_are_told(lab: Lab, told: list[Event]) -> No
         ("job_step_skipped", "step_one"),
         ("job_step_started", "step_two"),
     ]
+    skipped = told[1].payload
+    assert (skipped["cursor"], skipped["items"], skipped["total"]) == ("null", 0, None)
+    assert skipped["duration_s"] > 0
     assert names_of(told, "step")[-1] == ("job_completed", None)
     assert {each.payload["job_id"] for each in told} == {job_id}
     assert {each.payload["run"] for each in told} == {2}

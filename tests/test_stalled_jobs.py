@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,6 +60,8 @@ def test_a_loop_whose_item_hangs_is_told_with_its_stack_until_it_moves_again(
     thread.start()
     seen_stalled(runtime, job_id, told)
     snapshot = runtime.get(job_id)
+    assert [each.id for each in runtime.list(status="stalled")] == [job_id]
+    assert runtime.list(status="lost") == []
     (event,) = named(told, "job_stalled")
     assert event.payload["step"] == "rows"
     assert event.payload["cursor"] == "3"
@@ -73,9 +76,10 @@ def test_a_loop_whose_item_hangs_is_told_with_its_stack_until_it_moves_again(
     opened.set()
     thread.join()
     assert len(named(told, "job_stalled")) == 1
+    assert len(named(told, "job_stall_ended")) == 1
     snapshot = runtime.get(job_id)
-    assert (snapshot.stalled, snapshot.status) == (False, "completed")
-    assert snapshot.stall is not None  # for whoever asks later why it took so long
+    assert (snapshot.stalled, snapshot.status, snapshot.stall) == (False, "completed", None)
+    assert runtime.list(status="stalled") == []
 
 
 def test_a_stall_that_ends_is_told(runtime: Runtime, told: list[Event]) -> None:
@@ -86,11 +90,46 @@ def test_a_stall_that_ends_is_told(runtime: Runtime, told: list[Event]) -> None:
                 until(lambda: named(told, "job_stalled"), "the stall")
             if item > 3 and not named(told, "job_stall_ended"):
                 time.sleep(0.1)
+            if item == 39:
+                until(lambda: runtime.get(ctx.id).stall is None, "it is forgotten")
 
     runtime.perform(runtime.submit(hangs))
     (event,) = named(told, "job_stall_ended")
     assert event.payload["step"] == "rows"
-    assert float(str(event.payload["duration_s"])) >= 0
+    assert int(event.payload["cursor"]) > 3
+    assert event.payload["items"] == int(event.payload["cursor"])
+    assert event.payload["total"] == 40
+    assert event.payload["duration_s"] >= SOON
+    assert event.payload["stack"]
+
+
+@pytest.mark.parametrize("how", ["completes", "fails", "is interrupted"])
+def test_a_stall_that_ends_with_its_step_or_run_is_told_once(
+    runtime: Runtime, told: list[Event], how: str
+) -> None:
+    @job(name="stalled:ends", stall_after=SOON, resume_errors_after_advancing=False)
+    def ends(ctx: Context) -> None:
+        def slow() -> None:
+            until(lambda: named(told, "job_stalled"), "the stall")
+            if how == "fails":
+                raise LookupError
+
+        if how == "is interrupted":
+            for _ in ctx.each("slow", range(2)):
+                until(lambda: named(told, "job_stalled"), "the stall")
+                ctx.interrupt("enough")
+        ctx.step("slow", slow, stall_after=SOON)
+
+    job_id = runtime.submit(ends)
+    with suppress(LookupError):
+        runtime.perform(job_id)
+    (event,) = named(told, "job_stall_ended")
+    assert event.payload["step"] == "slow"
+    assert event.payload["items"] == 0
+    names = [event.name for event in told]
+    ended = {"completes": "completed", "fails": "failed", "is interrupted": "interrupted"}[how]
+    assert names.index("job_stall_ended") < names.index(f"job_step_{ended}")
+    assert runtime.get(job_id).stall is None
 
 
 def test_an_async_job_that_hangs_is_told_where_it_waits(

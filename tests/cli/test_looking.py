@@ -52,6 +52,11 @@ def orders(ctx: Context, number: int, when: object = None) -> tuple[int, str]:
     return number, "\x1b[31mred"
 
 
+@job(name="shop:early")
+def early_bird(ctx: Context) -> None:
+    ctx.interrupt("before any step")
+
+
 @job(name="shop:broken", resume_errors_after_advancing=False)
 def broken(ctx: Context) -> None:
     for row in ctx.each("rows", range(5)):
@@ -107,6 +112,10 @@ def test_a_list_is_newest_first_with_whole_ids_in_a_pipe(shop: Shop) -> None:
     assert rows[0][1:6] == ["shop:orders", "pending", "0", "of", "3"]
     assert rows[1][1:9] == ["shop:orders", "interrupted", "2", "of", "3", "import_rows", "40%", "4"]
     assert rows[2][1:7] == ["shop:orders", "completed", "3", "steps", "3", "items"]
+    early = shop.runtime.submit(early_bird)
+    shop.runtime.perform(early)
+    row = shop.type("list").splitlines()[1].split()
+    assert row[:4] == [early, "shop:early", "interrupted", "1"]  # run: no step is told
 
 
 def test_a_list_can_be_filtered_and_paged(shop: Shop) -> None:
@@ -129,6 +138,7 @@ def test_an_empty_list_says_what_to_type(shop: Shop) -> None:
     assert "run MODULE:JOB" in shop.type("list")
     shop.complete()
     assert "No such jobs" in shop.type("list", "--status", "lost")
+    assert "No such jobs" in shop.type("list", "--status", "stalled")
     assert "most are MODULE:JOB" in shop.type("list", "--name", "orders")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.monitoring import program, running_prometheus
-from tests.processes import Children, until
+from tests.processes import PERFORM, Children, until
 from tracedjobs import Context, Runtime, job
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.telemetry.exporter import Exporter
@@ -157,6 +157,38 @@ def test_the_command_serves_until_it_is_told_to_stop(children: Children, url: st
     assert "tracedjobs_jobs_lost" in got(address)
     child.process.terminate()
     child.ends(0)
+
+
+LOST = """
+@job(name="exporter:lost")
+def lost(ctx: Context) -> None:
+    for _ in ctx.each("rows", range(10)):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@job(name="exporter:lost")
+def lost(ctx: Context) -> None:
+    """As in `LOST`, to be submitted here."""
+
+
+def test_it_finds_lost_jobs_where_it_is_told_to(
+    runtime: Runtime, children: Children, url: str
+) -> None:
+    job_id = runtime.submit(lost)
+    children.start(LOST + PERFORM, url, job_id).process.wait(30)
+    until(lambda: runtime.get(job_id).lost, "it is lost")
+    only_looks = children.start(EXPORTER, url, "-", "--store", url, "--port", "0")
+    until(lambda: "/metrics" in only_looks.text(), "it serves")
+    time.sleep(0.5)
+    assert runtime.get(job_id).lost
+    finds = children.start(EXPORTER, url, "-", "--store", url, "--port", "0", "--recover")
+    until(lambda: f"The job {job_id} was lost; it is interrupted now." in finds.text(), "it finds")
+    found = runtime.get(job_id)
+    assert (found.status, found.reason, found.lost) == ("interrupted", "lost", False)
+    for child in (only_looks, finds):
+        child.process.terminate()
+        child.ends(0)
 
 
 def test_a_port_that_is_taken_is_said_in_a_line(children: Children, url: str) -> None:

@@ -111,6 +111,20 @@ def test_reasons_of_applications_are_one_label(runtime: Runtime) -> None:
     ]
 
 
+def test_saves_of_the_jobs_own_thread_are_measured_too(runtime: Runtime) -> None:
+    @job(name="metrics:durable", checkpoint_every=0)
+    def durable(ctx: Context) -> None:
+        for _ in ctx.each("rows", range(20)):
+            pass
+
+    runtime.perform(runtime.submit(durable))
+    samples = scraped(runtime)
+    saves = value(samples, "checkpoints_total", step="rows")
+    assert saves > 10  # the last item goes with the completion, and the saver may be faster
+    assert value(samples, "checkpoint_duration_seconds_count") == saves
+    assert value(samples, "checkpoint_duration_seconds_sum") > 0
+
+
 def test_what_has_not_happened_yet_is_0_and_not_absent(runtime: Runtime) -> None:
     runtime.submit(walk, 1, fails=False)
     samples = scraped(runtime)

@@ -127,6 +127,8 @@ def test_a_job_from_its_submission_to_its_end(traced: Traced) -> None:
         key=lambda span: span.start_time or 0,
     )
     assert attributes(prepare)["mine"] == "step"
+    assert attributes(prepare)["tracedjobs.step.resumed"] is False
+    assert attributes(before)["tracedjobs.step.resumed"] is False
     assert [parent_of(each) for each in (prepare, before)] == [id_of(first)] * 2
     assert parent_of(after) == id_of(second)
     assert attributes(before)["tracedjobs.step.outcome"] == "interrupted"

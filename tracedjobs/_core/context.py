@@ -152,7 +152,7 @@ class BaseContext:
         run.progress.encountered[name] = None
         done = run.progress.completed.get(name)
         if done is not None:
-            run.emit("job_step_skipped", step=name)
+            run.tell_skipped(done)
             return skipped_loop(run, done)
         isolate(run, isolated=isolated)
         loop = loop_over(

@@ -129,33 +129,36 @@ class Pending:
     """What a run's saves add, until the next change of the run or the saver takes it along.
 
     Filled by the job's thread and by the saver's. A kill loses what was not taken: of saves alone,
-    never of items.
+    never of items. Durations are kept by bucket, for a job may save thousands of times a second.
     """
 
     def __init__(self) -> None:
         """Have nothing."""
         self._lock = threading.Lock()
         self._saves: dict[str, int] = {}
-        self._durations: list[float] = []
+        self._buckets: dict[str, int] = {}
+        self._seconds = 0.0
 
-    def checkpoint(self, step: str, seconds: float | None = None) -> None:
+    def checkpoint(self, step: str, seconds: float) -> None:
         """A position of that step was saved, in that time."""
+        bucket = bucket_of("checkpoint_duration", seconds)
         with self._lock:
             self._saves[step] = self._saves.get(step, 0) + 1
-            if seconds is not None:
-                self._durations.append(seconds)
+            self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+            self._seconds += seconds
 
     def take(self, head: JobRecord) -> tuple[Count, ...]:
         """All of it."""
         with self._lock:
             saves, self._saves = self._saves, {}
-            durations, self._durations = self._durations, []
+            buckets, self._buckets = self._buckets, {}
+            seconds, self._seconds = self._seconds, 0.0
         tally = Tally(head)
         for step, amount in saves.items():
             tally.add("checkpoints", amount, step=step)
-        for seconds in durations:
-            tally.observe("checkpoint_duration", seconds)
-        return tuple(tally)
+        for bucket, amount in buckets.items():
+            tally.add("checkpoint_duration_bucket", amount, label=bucket)
+        return tuple(tally.add("checkpoint_duration_sum", seconds))
 
 
 def submitted(head: JobRecord) -> tuple[Count, ...]:

@@ -143,6 +143,8 @@ def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) ->
         if state is not None:
             columns["state"] = state
         columns["counted"] = 0 if position is None else position.items
+    if run.has_kept_stall:
+        columns["stall"] = None  # it is over
     if ending.status is Status.INTERRUPTED:
         columns["resume_at"] = now + run.options.resume_delay
     elif ending.status is not Status.PAUSED:
@@ -200,6 +202,7 @@ def _tell_end(run: Run, ending: Ending) -> None:
 
 
 def _tell_step_end(run: Run, *, failed: bool = False) -> None:
+    run.end_watch()
     # Of a loop, which does not know how its run ends; a step that is called has told by itself.
     if isinstance(run.current, Loop):
         run.step_event("job_step_failed" if failed else "job_step_interrupted", run.current)

@@ -23,6 +23,7 @@ __all__ = [
     "LOST_GAP",
     "NOWHERE",
     "POSITION_COLUMNS",
+    "READ_FROM_TIME",
     "RECORD_VERSION",
     "SEQ_GAP",
     "Change",
@@ -73,6 +74,9 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+
+READ_FROM_TIME: Final = ("lost", "stalled")
+"""What a running job may be besides, see `Status`; attributes of its snapshot."""
 
 FINISHED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
@@ -365,7 +369,7 @@ class JobRecord:
     lease_ttl: float | None = None
     """The lease that the running process takes each time: when it ends tells the last renewal."""
     stall: str | None = None
-    """Where the job hung when it last stalled, see `stalls`."""
+    """Where the job hangs, or hung when its process died, see `stalls`."""
     trace: str | None = None
     """The trace it belongs to: a `Trace` as text; `None` before the first with telemetry."""
     spans_due: float | None = None

@@ -259,6 +259,15 @@ class Run:
         meter = self._watcher.look(save)
         return save._replace(meter=meter, progressed_at=self.progressed_at)
 
+    def end_watch(self) -> None:
+        """Look no more whether it hangs: the run ends, and with it its stall, if there is one."""
+        self._watcher.close(self.live_position())
+
+    @property
+    def has_kept_stall(self) -> bool:
+        """Whether its record may have a stall of this run."""
+        return self._watcher.kept
+
     @property
     def time_left(self) -> float | None:
         """Seconds that the open step has left, as the saver last saw it, if that can be told."""
@@ -388,7 +397,7 @@ class Run:
         if (yield from self.persist(lambda: self.store.save_one(save))):
             self.lease_deadline = began + self.lease_ttl
             if save.position is not None:
-                self.pending.checkpoint(save.position.step)
+                self.pending.checkpoint(save.position.step, boot_time() - began)
             return
         # Refused: fenced off, or the saver was quicker with a newer one.
         yield from self._ask_whether_still_ours()
@@ -428,6 +437,7 @@ class Run:
         self.lease_deadline = max(self.lease_deadline, began + self.lease_ttl)
         self.progress.complete(step)
         if self.current is not None:
+            self._watcher.end_stall(self.current.position())
             self.current.let_go()
         self.current = None
         self.cell.close_step()
@@ -442,6 +452,7 @@ class Run:
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
         self.progress.leave(step.position(), advanced=step.advanced)
+        self._watcher.end_stall(step.position())
         step.let_go()  # and in the flight recorder it stays as it is: nothing is saved yet
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
@@ -528,6 +539,17 @@ class Run:
             total=position.total,
             duration_s=seconds,
             **payload,
+        )
+
+    def tell_skipped(self, done: StepRecord) -> None:
+        """Tell the reporter that a step was done before, with what is kept of it."""
+        self.emit(
+            "job_step_skipped",
+            step=done.name,
+            cursor=done.cursor,
+            items=done.items,
+            total=done.total,
+            duration_s=done.ended_at - done.started_at,
         )
 
     # -- its own ---

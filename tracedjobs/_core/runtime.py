@@ -18,7 +18,7 @@ from tracedjobs._core.lease import is_lost
 from tracedjobs._core.options import Duration, seconds
 from tracedjobs._core.owner import worker_name
 from tracedjobs._core.performing import perform, release
-from tracedjobs._core.records import JobRecord, Status, Stored
+from tracedjobs._core.records import READ_FROM_TIME, JobRecord, Status, Stored
 from tracedjobs._core.saver import saver
 from tracedjobs._core.signals import StopSignals
 from tracedjobs._core.waiting import drive, drive_async
@@ -217,15 +217,15 @@ class Runtime:
     ) -> Sequence[JobSnapshot]:
         """Up to `limit` jobs, newest first; those of a status or name alone, where one is given.
 
-        `status` may be `lost` too. For the next page give the last job's id as `before`. Raises
-        `ValueError` for an unknown status or a limit below 1, and `JobNotFoundError` when the job
-        `before` is gone, so that a list never ends early unnoticed.
+        `status` may be `lost` or `stalled` too. For the next page give the last job's id as
+        `before`. Raises `ValueError` for an unknown status or a limit below 1, and
+        `JobNotFoundError` when the job `before` is gone, so that a list never ends early unnoticed.
         """
         if limit < 1:
             msg = f"limit={limit} must be 1 or more."
             raise ValueError(msg)
-        if status == "lost":
-            page = self._lost(name, limit, before)
+        if status is not None and status in READ_FROM_TIME:
+            page = self._running_and(status, name, limit, before)
         else:
             known = None if status is None else _status(status)
             found = self.store.page(status=known, name=name, before=before, limit=limit)
@@ -396,12 +396,14 @@ class Runtime:
             heartbeat=self.store.heartbeat(stored.job),
         )
 
-    def _lost(self, name: str | None, limit: int, before: str | None) -> Sequence[JobSnapshot]:
+    def _running_and(
+        self, state: str, name: str | None, limit: int, before: str | None
+    ) -> Sequence[JobSnapshot]:
         found: list[JobSnapshot] = []
         while len(found) < limit:
             page = self.store.page(status=Status.RUNNING, name=name, before=before, limit=limit)
             snapshots = [self._snapshot(stored) for stored in page]
-            found += [each for each in snapshots if each.lost]
+            found += [each for each in snapshots if getattr(each, state)]
             if len(page) < limit:
                 break
             before = page[-1].job.id
@@ -488,6 +490,6 @@ def _status(status: str) -> Status:
     try:
         return Status(status)
     except ValueError:
-        known = ", ".join([*(str(each) for each in Status), "lost"])
+        known = ", ".join([*(str(each) for each in Status), *READ_FROM_TIME])
         msg = f"status={status!r} is none of {known}."
         raise ValueError(msg) from None

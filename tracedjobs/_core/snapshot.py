@@ -116,8 +116,9 @@ class JobSnapshot:
 
     `lost` is whether it is recorded as running though its process is gone; `stalled` whether its
     process lives and its cursor has not moved for the step's `stall_after`, where `stall` says what
-    hung when it last did. `heartbeat_at` is when its run last renewed its lease. `time_left` is an
-    estimate for the open step, where its total is known and it is running. Times are aware, UTC.
+    hangs, or hung when its process died. `heartbeat_at` is when its run last renewed its lease.
+    `time_left` is an estimate for the open step, where its total is known and it is running. Times
+    are aware, UTC.
     `arguments` are by the names of the function's parameters. `steps` are those begun, in order;
     `steps_expected` how many there will be, if that is known. `items_redone` counts items that were
     done again because a run was killed after it had done them and before that was saved. `wish` is

@@ -215,7 +215,8 @@ class Step:
         """Note that this run takes it up, here and now."""
         cursor, items = self._mark()
         run = self._run
-        entered = Entered(run.store.time(), cursor, items, self.watched_for, run.number)
+        at = run.store.time() if self.resumed else self.started_at
+        entered = Entered(at, cursor, items, self.watched_for, run.number)
         self._entered = entered.text()
 
     def let_go(self) -> None:

@@ -57,7 +57,7 @@ def step_flow(
     run.progress.encountered[name] = None
     done = run.progress.completed.get(name)
     if done is not None:
-        run.emit("job_step_skipped", step=name)
+        run.tell_skipped(done)
         return values.decode(done.result)
     isolate(run, isolated=isolated)
     position, done_there = position_of(run, name), None

@@ -17,7 +17,7 @@ from tracedjobs import events
 if TYPE_CHECKING:
     from tracedjobs._core.records import JobRecord
 
-__all__ = ["tell_later"]
+__all__ = ["tell_in_order", "tell_later"]
 
 MOST: Final = 10_000
 """Events that wait to be told; of more the oldest are dropped, which one line says."""
@@ -32,6 +32,11 @@ class _Teller:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._dropped = False
+        self._telling = False
+
+    def idle(self) -> bool:
+        with self._changed:
+            return not self._waiting and not self._telling
 
     def tell(self, job: JobRecord, event: str, payload: dict[str, object]) -> None:
         with self._changed:
@@ -49,10 +54,12 @@ class _Teller:
     def _loop(self) -> None:
         while True:
             with self._changed:
+                self._telling = False
                 while not self._waiting:
                     self._dropped = False
                     self._changed.wait()
                 job, event, payload = self._waiting.popleft()
+                self._telling = True
             try:
                 events.notify_of(job, event, **payload)
             except BaseException:  # one that exits: there is nobody here whom it could end
@@ -69,4 +76,14 @@ os.register_at_fork(after_in_child=_teller.after_fork_in_child)
 def tell_later(job: JobRecord, event: str, **payload: object) -> None:
     """Tell of that job as `events.notify_of` does, soon, and in the order in which it is called."""
     if events.listened():
+        _teller.tell(job, event, payload)
+
+
+def tell_in_order(job: JobRecord, event: str, **payload: object) -> None:
+    """Tell of that job at once, in this thread, unless some of what is told later still waits."""
+    if not events.listened():
+        return
+    if _teller.idle():
+        events.notify_of(job, event, **payload)
+    else:
         _teller.tell(job, event, payload)

@@ -9,22 +9,32 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.estimate import Estimator
 from tracedjobs._core.records import Change, Entered, Position, Save
 from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
-from tracedjobs._core.telling import tell_later
+from tracedjobs._core.telling import tell_in_order, tell_later
 from tracedjobs.errors import StoreError, TracedJobsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracedjobs._core.run import Run
 
 __all__ = ["Watcher"]
 
 METER_EVERY: Final = 2.0
 """Seconds between two saves of the estimate: a kill loses what came after the last."""
+
+
+class _Seen(NamedTuple):
+    """A stall, and where the job stood: since when, on the boot's clock."""
+
+    stall: Stall
+    position: Position
+    moved_at: float
 
 
 class Watcher:
@@ -39,7 +49,14 @@ class Watcher:
         self._metered_at = boot_time()
         self._moved_at = self._looked_at = boot_time()
         self._last: Position | None = None
-        self._stall: Stall | None = None
+        self._stalls: list[_Seen] = []
+        """The stall that goes on, if one does. A list, for taking the last of it is atomic: the
+        saver's thread and the job's own may both see it end, and one of them tells."""
+        self.kept = False
+        """Whether the record may hold a stall of this run, which the run's end then clears."""
+        self._stale = False
+        """Whether what it holds is over, and the saver has not cleared it yet."""
+        self._closed = False
         self.time_left: float | None = None
         """Seconds that the open step has left as of the last look, if that can be told."""
 
@@ -47,7 +64,7 @@ class Watcher:
         """Look at a position that is to be saved; the text of the estimate when that is due."""
         now, position = boot_time(), save.position
         slept, self._looked_at = now - self._looked_at > self._run.lease_ttl, now
-        if slept and self._stall is None:
+        if slept and not self._stalls:
             # The process was stopped, or suspended with its host: the job did not hang meanwhile.
             self._moved_at = now
             with suppress(StoreError):
@@ -55,8 +72,10 @@ class Watcher:
         if position != self._last:
             self._last = position
             self._moved_at = now
-            if self._stall is not None:
-                self._end_stall()
+            self._end_stall(position, tell_later)
+        if self._stale and not self._stalls:
+            self._stale = False
+            self._keep(None)
         if position is None:
             self.time_left = None
             return None
@@ -66,25 +85,55 @@ class Watcher:
         self._estimator.feed(position.done, now)
         entered = Entered.read(position.entered)
         if (
-            self._stall is None
+            not self._stalls
             and entered is not None
             and is_stalled(progressed_age=now - self._moved_at, stall_after=entered.stall_after)
         ):
             self._begin_stall(position)
-        stalled = self._stall is not None
         self.time_left = (
-            None if stalled else self._estimator.time_left(position.done, position.total)
+            None if self._stalls else self._estimator.time_left(position.done, position.total)
         )
         if now - self._metered_at < METER_EVERY:
             return None
         self._metered_at = now
         return self._estimator.text()
 
+    def end_stall(self, position: Position | None) -> None:
+        """Tell that the stall is over, if there was one. For the job's own thread."""
+        self._end_stall(position, tell_in_order)
+
+    def close(self, position: Position | None) -> None:
+        """Look no more: the run ends, at `position`, and with it its stall."""
+        self._closed = True
+        self.end_stall(position)
+
+    def _end_stall(self, position: Position | None, tell: Callable[..., None]) -> None:
+        try:
+            seen = self._stalls.pop()
+        except IndexError:
+            return
+        at = seen.position
+        if position is not None and position.step == at.step:
+            at = position
+        tell(
+            self._run.record,
+            "job_stall_ended",
+            step=at.step,
+            cursor=at.cursor,
+            items=at.items,
+            total=at.total,
+            duration_s=boot_time() - seen.moved_at,
+            stack=list(seen.stall.stack),
+        )
+
     def _begin_stall(self, position: Position) -> None:
         run = self._run
         stack = stack_of_thread(self._thread) if self._task is None else stack_of_task(self._task)
-        self._stall = Stall(run.store.time(), position.step, position.cursor, tuple(stack))
-        self._keep(self._stall.text())
+        stall = Stall(run.store.time(), position.step, position.cursor, tuple(stack))
+        self.kept = self._stale = True
+        self._keep(stall.text())
+        if self._closed:
+            return
         tell_later(
             run.record,
             "job_stalled",
@@ -95,15 +144,12 @@ class Watcher:
             duration_s=boot_time() - self._moved_at,
             stack=list(stack),
         )
+        self._stalls.append(_Seen(stall, position, self._moved_at))
+        if self._closed:  # meanwhile: then nobody else ends it
+            self._end_stall(position, tell_later)
 
-    def _end_stall(self) -> None:
-        stall, self._stall = self._stall, None
-        if stall is not None:
-            seconds = self._run.store.time() - stall.at
-            tell_later(self._run.record, "job_stall_ended", step=stall.step, duration_s=seconds)
-
-    def _keep(self, text: str) -> None:
-        # With the job, for whoever looks at it later: its next run clears it.
+    def _keep(self, text: str | None) -> None:
+        # With the job, for whoever looks at it while it hangs, or after its process was killed.
         run = self._run
         try:
             for _ in range(3):  # an operator may change the job at the same time

@@ -5,15 +5,21 @@ from __future__ import annotations
 import signal
 import ssl
 import threading
+from typing import Final
 
 import click
 
 from tracedjobs._core.runtime import Runtime
 from tracedjobs.cli.options import Refused, store_option
+from tracedjobs.cli.phrases import safe
 from tracedjobs.cli.screen import console
 from tracedjobs.cli.telemetry import telemetry_if_asked
+from tracedjobs.errors import TracedJobsError
 
 __all__ = ["exporter"]
+
+RECOVER_EVERY: Final = 15.0
+"""Seconds between two looks for lost jobs."""
 
 
 @click.command(short_help="Serve metrics to Prometheus.")
@@ -47,6 +53,11 @@ __all__ = ["exporter"]
     type=click.Path(exists=True, dir_okay=False),
     help="Answer only clients with a certificate of this authority.",
 )
+@click.option(
+    "--recover",
+    is_flag=True,
+    help=f"Look for lost jobs every {RECOVER_EVERY:g} s, and mark them as interrupted.",
+)
 @store_option
 def exporter(
     *,
@@ -56,6 +67,7 @@ def exporter(
     tls_cert: str | None,
     tls_key: str | None,
     tls_client_ca: str | None,
+    recover: bool,
     store: str,
 ) -> None:
     """Serve /metrics and /healthz, until Ctrl-C or SIGTERM.
@@ -63,7 +75,9 @@ def exporter(
     All workers' figures come from the store: one exporter is enough for all of them, and goes on
     when they die.
 
-    Where OTEL_EXPORTER_OTLP_ENDPOINT is set, it also sends the spans that killed workers left.
+    Where OTEL_EXPORTER_OTLP_ENDPOINT is set, it also sends spans that killed workers left, of jobs
+    that were found lost: by workers, or here with --recover. What is found is not seen as lost
+    any more, nor by the alert JobLost: so --recover is for stores that no worker looks after.
     """
     from tracedjobs.telemetry.exporter import Exporter  # noqa: PLC0415 - slow, for this command
 
@@ -96,4 +110,22 @@ def exporter(
         with server:
             words = f"Metrics of {runtime.store.url}: {server.address}/metrics  (Ctrl-C ends it)"
             console().print(words, soft_wrap=True, markup=False, highlight=False)
+            if recover:
+                _recover(runtime, stop)
             stop.wait()
+
+
+def _recover(runtime: Runtime, stop: threading.Event) -> None:
+    away = False
+    while not stop.is_set():
+        try:
+            for job_id in runtime.recover():
+                words = f"The job {job_id} was lost; it is {runtime.get(job_id).status} now."
+                console().print(safe(words), soft_wrap=True, markup=False, highlight=False)
+            away = False
+        except TracedJobsError as error:  # the store is away; or what was found is gone by now
+            if not away:
+                words = f"Lost jobs cannot be looked for just now: {error}"
+                console(stderr=True).print(words, soft_wrap=True, markup=False, highlight=False)
+            away = True
+        stop.wait(RECOVER_EVERY)

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from tracedjobs._core.records import Status
+from tracedjobs._core.records import READ_FROM_TIME, Status
 from tracedjobs.cli.as_json import job_as_json, print_json
 from tracedjobs.cli.hints import Hints
 from tracedjobs.cli.options import existing_store, full_id, json_option, store_option
@@ -34,7 +34,7 @@ LONGEST: Final = 32
 @click.command("list")
 @click.option(
     "--status",
-    type=click.Choice([*(each.value for each in Status), "lost"]),
+    type=click.Choice([*(each.value for each in Status), *READ_FROM_TIME]),
     help="Only jobs of that status.",
 )
 @click.option("--name", metavar="JOB", help="Only jobs of that name, such as jobs:import_users.")
@@ -138,7 +138,8 @@ def _short_id(job_id: str) -> str:
 def _step(job: JobSnapshot) -> str:
     """`2 of 5 import_rows`: the open step, else how many are done."""
     number = len(job.steps)
-    total = f" of {job.steps_expected}" if (job.steps_expected or 0) >= number else ""
+    known = job.steps_expected is not None and job.steps_expected >= number
+    total = f" of {job.steps_expected}" if known else ""
     if job.current is not None:
         name = safe(job.current.name)
         return f"{number}{total} {name}" if total else name

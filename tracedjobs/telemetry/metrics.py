@@ -53,7 +53,9 @@ HISTOGRAMS: Final = {
     "run_duration": Metric("Of runs, from lease to end."),
     "step_duration": Metric("Of completed steps, interruptions included.", _by("step")),
     "job_duration": Metric("Of ended jobs, from submission to end."),
-    "checkpoint_duration": Metric("Of saves by the saver: one for all runs of a process."),
+    "checkpoint_duration": Metric(
+        "Of saves: the saver's, one for all runs of a process, and each job's own."
+    ),
     "stop_latency": Metric("From the moment a run was asked to stop to its end."),
 }
 """All in seconds, and without the `_seconds` that they are shown with."""

@@ -297,6 +297,11 @@ def test_a_lease_too_short_to_renew_is_refused(seconds: Any) -> None:
         Runtime("memory://", lease_ttl=seconds)
 
 
+def test_one_name_in_place_of_a_list_of_modules_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write modules=\['jobs'\]"):
+        Runtime("memory://", modules="jobs")
+
+
 def test_stopping_must_be_callable() -> None:
     with pytest.raises(TypeError, match="stopping=True must be a callable"):
         Runtime("memory://", stopping=True)  # type: ignore[arg-type]  # what is tested

@@ -88,6 +88,9 @@ class Runtime:
             msg = f"stopping={stopping!r} must be a callable that is given ctx."
             raise TypeError(msg)
         self._stopping = stopping
+        if isinstance(modules, str):
+            msg = f"modules={modules!r} must be a sequence of names; write modules=[{modules!r}]."
+            raise TypeError(msg)
         self._modules = tuple(modules) + tuple(
             each.strip()
             for each in os.environ.get("TRACEDJOBS_MODULES", "").split(",")

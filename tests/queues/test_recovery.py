@@ -64,7 +64,7 @@ def test_a_worker_is_replaced_at_once_on_its_host_and_a_host_when_its_leases_end
 
 
 def test_what_the_store_knows_is_looked_at_by_who_is_elected(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
+    store_url: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Runtime(store_url, lease_ttl=2.0) as runtime:
         store = runtime.store

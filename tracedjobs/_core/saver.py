@@ -13,6 +13,7 @@ import random
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from tracedjobs._core import owner
 from tracedjobs._core.clock import boot_time
@@ -54,10 +55,10 @@ class Saver:
         self._wakes_at = math.inf
         """When the thread, if it waits, looks again by itself."""
         self._failures: dict[Run, int] = {}
-        self._purge_at: dict[int, float] = {}
-        self._used: dict[int, Store] = {}
+        self._purge_at: WeakKeyDictionary[Store, float] = WeakKeyDictionary()
+        self._used: set[Store] = set()
         """Stores that had a run since they were last purged."""
-        self._count_at: dict[int, float] = {}
+        self._count_at: WeakKeyDictionary[Store, float] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self.release: Callable[[Run], object] | None = None
 
@@ -65,8 +66,8 @@ class Saver:
         """Save that run from now on; starts the thread when there is none."""
         with self._changed:
             due = self._due[run] = boot_time() + _interval(run)
-            self._used[id(run.store)] = run.store
-            purge_at = self._purge_at.setdefault(id(run.store), boot_time() + PURGE_FIRST)
+            self._used.add(run.store)
+            purge_at = self._purge_at.setdefault(run.store, boot_time() + PURGE_FIRST)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="tracedjobs-saver", daemon=True
@@ -92,7 +93,7 @@ class Saver:
                 while (wait := self._time_to_wait()) > 0:
                     self._changed.wait(None if math.isinf(wait) else wait)
                 runs = list(self._due.items())
-                used = list(self._used.values())
+                used = list(self._used)
             try:
                 self._tick(runs)
                 for store in used:
@@ -105,7 +106,7 @@ class Saver:
                     self._again(run, later)
                 with self._changed:
                     for store in used:
-                        self._purge_at[id(store)] = max(self._purge_at[id(store)], later)
+                        self._purge_at[store] = max(self._purge_at[store], later)
 
     def _time_to_wait(self) -> float:
         now = boot_time()
@@ -192,7 +193,7 @@ class Saver:
 
     def _purge(self, store: Store, now: float) -> None:
         # By itself and not with a save: of short jobs none is ever due to be saved.
-        if now < self._purge_at[id(store)]:
+        if now < self._purge_at[store]:
             return
         owner.freshen_held()
         pause = PURGE_EVERY
@@ -200,15 +201,15 @@ class Saver:
             if store.purge(limit=PURGED_AT_ONCE) >= PURGED_AT_ONCE:
                 pause = PURGE_AGAIN
         with self._changed:
-            self._purge_at[id(store)] = now + pause
+            self._purge_at[store] = now + pause
             if pause == PURGE_EVERY and all(run.store is not store for run in self._due):
-                del self._used[id(store)]
+                self._used.discard(store)
 
     def _count(self, store: Store, runs: list[Run], now: float) -> None:
         # What the saves of long runs add; the rest goes with the runs' own changes.
-        if now < self._count_at.get(id(store), 0.0):
+        if now < self._count_at.get(store, 0.0):
             return
-        self._count_at[id(store)] = now + COUNT_EVERY
+        self._count_at[store] = now + COUNT_EVERY
         counts = [count for run in runs for count in run.pending.take(run.record)]
         if counts:
             with suppress(StoreError):
@@ -231,7 +232,7 @@ class Saver:
         self._due = {}
         self._wakes_at = math.inf
         self._failures = {}
-        self._used = {}
+        self._used = set()
         self._thread = None
         for run in inherited:
             run.let_go()  # the cell is the parent's

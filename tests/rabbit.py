@@ -129,7 +129,7 @@ def rabbit_for_tests() -> Iterator[RabbitServer]:
 
 
 def _program() -> Path:
-    found = shutil.which("rabbitmq-server") or _installed()
+    found = _there() or _installed()
     if found is None:
         msg = "RabbitMQ is not installed (rabbitmq-server), and apt-get cannot do it here as root."
         raise LookupError(msg)
@@ -137,6 +137,11 @@ def _program() -> Path:
     # Debian's becomes another user, in the service's directory; what it calls is beside it.
     beside = program.with_name("rabbitmq-server")
     return beside if program.name == "rabbitmq-script-wrapper" else program
+
+
+def _there() -> str | None:
+    # Debian has it where only an administrator's PATH goes.
+    return shutil.which("rabbitmq-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def _installed() -> str | None:
@@ -162,4 +167,4 @@ def _installed() -> str | None:
     finally:
         if ours:
             POLICY.unlink()
-    return shutil.which("rabbitmq-server")
+    return _there()

@@ -438,8 +438,8 @@ def look(wreck: Wreck, data: bytes) -> Takeover:
 
 
 def is_true(found: Takeover) -> bool:
-    """Whether it is what the run did, or nothing."""
-    return at(found) in {None, (str(AT), AT)} and found.redone == 0
+    """Whether it is what the run did, or nothing, or how much alone, as of a job with state."""
+    return (at(found), found.redone) in {(None, 0), ((str(AT), AT), 0), (None, AT)}
 
 
 NO_SLOTS: Final = [0] * len(SLOTS)

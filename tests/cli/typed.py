@@ -96,7 +96,11 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "jobs.py").write_text(JOBS)
-        kept = {name: value for name, value in os.environ.items() if name not in _SETTINGS}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in _SETTINGS and not name.startswith("OTEL_")
+        }
         self.environment = kept | {"PYTHONPATH": _root(), "LC_ALL": "C.UTF-8"}
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

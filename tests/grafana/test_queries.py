@@ -186,7 +186,7 @@ def test_the_live_table_has_each_running_job_with_its_state(recorded: Recorded) 
     progress = recorded.by("job_id", "overview", "Running now", 2)
     assert progress[held["stalled"]] == 10 / 40
     rates = recorded.by("job_id", "overview", "Running now", 3)
-    assert 20 < rates[held["slow"]] < 101
+    assert 20 < rates[held["slow"]] < 200  # two scrapes are not exactly as far apart as they say
     assert rates[held["stalled"]] == pytest.approx(0, abs=10)
     left = recorded.by("job_id", "overview", "Running now", 4)
     assert left.keys() == {held["slow"]}  # no estimate of what stalls or is lost

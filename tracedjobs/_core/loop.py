@@ -291,7 +291,13 @@ class Loop(Step, Generic[T]):
         drive(self._complete())
 
     def _until_attended(self) -> Generator[Any]:
-        """For a generator of an async job, to wait there for as long as attending fails."""
+        """Do what attention is wanted for, before the next item.
+
+        The generator of an async job waits there for as long as that fails.
+        """
+        if not self._run.is_async:
+            self._run.wait(self._attend())
+            return
         self._waiting = True
         while self._waiting:
             yield ATTEND

@@ -125,10 +125,7 @@ class PairsLoop(Loop[T]):
                 if pair is END:
                     break
                 if run.attention:
-                    if run.is_async:
-                        yield from self._until_attended()
-                    else:
-                        run.wait(self._attend())
+                    yield from self._until_attended()
                 after = self._stored(pair)
                 yield pair[0]
                 count = numbers[COUNT]

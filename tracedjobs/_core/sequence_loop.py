@@ -113,10 +113,7 @@ class SequenceLoop(Loop[T]):
                 item = sequence[at]
                 numbers[0] = at
                 if run.attention:
-                    if run.is_async:
-                        yield from self._until_attended()
-                    else:
-                        run.wait(self._attend())
+                    yield from self._until_attended()
                 yield item
                 at += 1
                 if run.attention:
@@ -161,10 +158,7 @@ class SequenceLoop(Loop[T]):
         try:
             for item in items:
                 if run.attention:
-                    if run.is_async:
-                        yield from self._until_attended()
-                    else:
-                        run.wait(self._attend())
+                    yield from self._until_attended()
                 try:
                     yield item
                 except GeneratorExit:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time
 from tracedjobs.errors import MissingExtraError, SerializationError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -31,6 +32,7 @@ try:
     from celery import signals
     from celery.app.task import Context
     from celery.exceptions import Ignore, Reject, Retry
+    from celery.states import SUCCESS
     from kombu.utils import json
 
     from tracedjobs.queues.celery_stop import busy, connect, stopped_at
@@ -74,6 +76,9 @@ KEPT: Final = (
     "stamps",
     "timelimit",
 )
+
+FOLLOWED: Final = ("callbacks", "chain", "chord", "errbacks")
+"""Of a request: for what its end sends other messages."""
 
 _ours: Final[dict[str, _Continuable]] = {}
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_celery_quiet", default=False)
@@ -155,7 +160,8 @@ class _Continuable(Continuable):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        kept = {} if job.message is None else json.loads(values.decode(job.message))
+        text = kept_message(job)
+        kept = {} if text is None else json.loads(text)
         request = Context(kept, id=job.id, args=args, kwargs=kwargs)
         again = self._task.signature_from_request(request, queue=self._queue_of(job, kept))
         with _silently():
@@ -167,8 +173,11 @@ class _Continuable(Continuable):
         if request.called_directly:
             return self.run_here(args, kwargs)
         with busy:
-            verdict = self.deliver(Delivery(str(request.id), args, kwargs, lambda: _kept(request)))
+            delivery = _delivery(request, args, kwargs)
+            verdict = (self.deliver_to_end if request.is_eager else self.deliver)(delivery)
             match verdict:
+                case Done(result, answered=True):
+                    self._store(request, result)
                 case Done(result):
                     return result
                 case Again(delay, reason):
@@ -178,17 +187,21 @@ class _Continuable(Continuable):
                         request.id,
                         "the job is cancelled",
                         request=request,
-                        store_result=not request.ignore_result,
+                        store_result=not (request.ignore_result or request.is_eager),
                     )
         raise Ignore
+
+    def _store(self, request: Any, result: object) -> None:
+        """Store the result once more, and have nothing follow: it may have been overwritten."""
+        if not request.ignore_result:
+            self._task.backend.store_result(request.id, result, SUCCESS, request=request)
 
     def _again(self, request: Any, delay: float, reason: str) -> Retry:
         """The message published once more, and what tells the worker so."""
         again = self._task.signature_from_request(request, countdown=delay, retries=request.retries)
-        if not request.is_eager:
-            self._let_the_last_poll_pass()
-            with _silently():
-                again.apply_async()
+        self._let_the_last_poll_pass()
+        with _silently():
+            again.apply_async()
         # Not `retry`, which takes one of the user's retries.
         return Retry(f"goes on in {delay:g} s ({reason})", when=delay, sig=again)
 
@@ -202,6 +215,21 @@ class _Continuable(Continuable):
 
 
 # -- the message ---
+
+
+def _delivery(request: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Delivery:
+    return Delivery(
+        str(request.id),
+        args,
+        kwargs,
+        lambda: _kept(request),
+        followed=_is_followed(request) and not request.is_eager,
+        again=bool((request.delivery_info or {}).get("redelivered")),
+    )
+
+
+def _is_followed(request: Any) -> bool:
+    return any(getattr(request, each, None) for each in FOLLOWED)
 
 
 def _kept(request: Any) -> str:
@@ -249,6 +277,16 @@ def _on_publish(
 # -- the worker ---
 
 
+def _on_end(sender: Any = None, task_id: str | None = None, **_more: object) -> None:
+    """Celery has sent what follows a task's success or failure, and stored its result."""
+    made, request = getattr(sender, "continuable", None), getattr(sender, "request", None)
+    if not isinstance(made, _Continuable) or request is None or request.is_eager:
+        return
+    # The main process says so too, of a task that was killed: what that comes to is not known yet.
+    if task_id in {None, request.id} and request.id and _is_followed(request):
+        made.answered(str(request.id))
+
+
 def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> None:
     made = getattr(sender, "continuable", None)
     if isinstance(made, _Continuable):
@@ -262,5 +300,7 @@ def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa:
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")
 # Weak references would let go of functions that nobody else holds.
 signals.before_task_publish.connect(_on_publish, weak=False)
+signals.task_success.connect(_on_end, weak=False)
+signals.task_failure.connect(_on_end, weak=False)
 signals.task_revoked.connect(_on_revoked, weak=False)
 signals.task_unknown.connect(_on_unknown, weak=False)

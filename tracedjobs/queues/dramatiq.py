@@ -15,8 +15,8 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
-from tracedjobs._core.records import Change, Status
 from tracedjobs.errors import MissingExtraError, ResumeLimitError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -25,7 +25,6 @@ from tracedjobs.queues.base import (
     Over,
     Verdict,
     decorator,
-    log,
     missing,
     stop,
 )
@@ -44,7 +43,7 @@ try:
         TimeLimitExceeded,
     )
 
-    from tracedjobs.queues.dramatiq_worker import Answering, Received, Watch, received, silently
+    from tracedjobs.queues.dramatiq_worker import Actor, Received, Watch, received, silently
 except ImportError as error:
     raise MissingExtraError(missing("dramatiq", error)) from error
 
@@ -64,8 +63,6 @@ OF_THE_MOMENT: Final = frozenset({"eta", "redis_message_id", "requeue_timestamp"
 """Options of a message that are not the same when it is sent again."""
 FOLLOWED: Final = ("pipe_target", "on_success", "group_completion_callbacks")
 """Options of a message, or of its actor, for which its end sends other messages."""
-ANSWERED: Final = "tracedjobs_answered"
-"""In what is kept of a message: the run whose end has sent them."""
 THEIR_LIMIT: Final = 600_000
 """Milliseconds after which Dramatiq ends an actor for which nobody has set a limit."""
 SOON: Final = 1.0
@@ -105,7 +102,7 @@ def queue(app: Broker, *, runtime: Runtime | None = None, **options: Any) -> Con
     return made
 
 
-class _Continuable(Answering):
+class _Continuable(Actor):
     own_exceptions = (Retry, RateLimitExceeded)
     own_limits = (TimeLimitExceeded,)
 
@@ -141,12 +138,11 @@ class _Continuable(Answering):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        kept: Any = {} if job.message is None else values.decode(job.message)
+        kept: Any = kept_message(job) or {}
         name = self._actor.actor_name
         message: Message[Any] = Message(
             job.queue or self.queue, name, args, kwargs, dict(kept), message_id=job.id
         )
-        message.options.pop(ANSWERED, None)
         with silently():
             self.app.enqueue(message)
 
@@ -169,16 +165,10 @@ class _Continuable(Answering):
             return Done(await self.run_here_async(args, kwargs))
         return await self.deliver_async(self._delivery(message))
 
-    def answered(self, message: MessageProxy) -> None:
-        """What follows the job was sent on its way: a copy that comes later is not to do it too."""
-        if not self._has_more(message):
-            return
-        stored = self.runtime.store.load(message.message_id)
-        if stored is not None and stored.job.status is Status.COMPLETED:
-            head = stored.job
-            kept: Any = {} if head.message is None else values.decode(head.message)
-            text = values.encode({**kept, ANSWERED: head.run}, path="message")
-            self.runtime.store.change(Change(head.id, head.revision, {"message": text}))
+    def has_followers(self, message: Message[Any] | MessageProxy) -> bool:
+        """Whether more comes of its end than a result: a message to others."""
+        options = self._actor.options
+        return any(message.options.get(each) or options.get(each) for each in FOLLOWED)
 
     def _perform(
         self, call: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
@@ -209,15 +199,11 @@ class _Continuable(Answering):
     def _answer(self, found: Received, verdict: Verdict) -> object:
         message = found.message
         match verdict:
-            case Done(result, before):
-                if not (before and self._was_answered(message)):
-                    found.done = True
-                    return result
-                log.info(
-                    "The job %s was answered already; the copy of its message is dropped.",
-                    message.message_id,
-                )
+            case Done(answered=True):
                 reason = "answered"
+            case Done(result):
+                found.done = True
+                return result
             case Again(delay, reason):
                 # Not Dramatiq's Retry, which takes one. Its age begins anew: it waits from now on.
                 again = message.copy(message_timestamp=current_millis())
@@ -232,19 +218,6 @@ class _Continuable(Answering):
         found.skipped = True
         raise SkipMessage(f"the job {message.message_id} is {reason}")
 
-    def _has_more(self, message: MessageProxy) -> bool:
-        """Whether more comes of its end than a result: a message to others."""
-        return any(message.options.get(key) for key in FOLLOWED) or any(
-            self._actor.options.get(key) for key in FOLLOWED
-        )
-
-    def _was_answered(self, message: MessageProxy) -> bool:
-        stored = self.runtime.store.load(message.message_id) if self._has_more(message) else None
-        if stored is None or stored.job.message is None:
-            return False
-        kept: Any = values.decode(stored.job.message)
-        return bool(kept.get(ANSWERED) == stored.job.run)
-
     @property
     def _is_async(self) -> bool:
         return self.job is not None and self.job.is_async
@@ -255,7 +228,11 @@ class _Continuable(Answering):
 
     def _delivery(self, message: Message[Any] | MessageProxy) -> Delivery:
         return Delivery(
-            message.message_id, message.args, message.kwargs, lambda: _kept(message.options)
+            message.message_id,
+            message.args,
+            message.kwargs,
+            lambda: _kept(message.options),
+            followed=self.has_followers(message),
         )
 
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dramatiq.middleware import Middleware
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.errors import StoreError
-from tracedjobs.queues.base import Continuable, check_version, keep_unknown, log, stop
+from tracedjobs.queues.base import Continuable, check_version, keep_unknown, stop
 from tracedjobs.queues.recovery import start_recovery
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from dramatiq.broker import MessageProxy
     from dramatiq.message import Message
 
-__all__ = ["Answering", "Received", "Watch", "received", "silently"]
+__all__ = ["Actor", "Received", "Watch", "received", "silently"]
 
 MAJORS: Final = (1, 2)
 THE_SAME: Final = 1.0
@@ -66,19 +65,19 @@ def silently() -> Iterator[None]:
         _quiet.reset(token)
 
 
-class Answering(Continuable):
-    """A continuable that wants to know when its messages are done with."""
+class Actor(Continuable):
+    """A continuable whose task is an actor."""
 
     @abstractmethod
-    def answered(self, message: MessageProxy) -> None:
-        """Its job is completed, and Dramatiq is done with it but for the acknowledgement."""
+    def has_followers(self, message: Message[Any] | MessageProxy) -> bool:
+        """Whether the end of that message sends others."""
 
 
 class Watch(Middleware):
     """See the module."""
 
     def __init__(self) -> None:
-        self.continuables: dict[str, Answering] = {}
+        self.continuables: dict[str, Actor] = {}
         """By the name of their actor."""
 
     def is_new(self, message: Message[Any]) -> bool:
@@ -130,16 +129,8 @@ class Watch(Middleware):
         """All that Dramatiq does at the end of a message is done."""
         found = received.get()
         made = self.continuables.get(message.actor_name)
-        if made is None or found is None or not found.done:
-            return
-        try:
-            made.answered(message)
-        except StoreError as error:
-            log.warning(
-                "What follows the job %s is sent once more if a copy of its message comes: %s",
-                message.message_id,
-                error,
-            )
+        if made is not None and found is not None and found.done and made.has_followers(message):
+            made.answered(message.message_id)
 
     def after_ack(self, *_message: object) -> None:
         """The thread has let go of it."""

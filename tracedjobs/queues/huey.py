@@ -12,8 +12,8 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -128,9 +128,13 @@ class _Continuable(Continuable):
         task = kwargs.pop("task", None)
         if not isinstance(task, Task):
             return self.run_here(args, kwargs)
-        verdict = self.deliver(self._delivery(task, args, kwargs))
+        delivery = self._delivery(task, args, kwargs)
+        verdict = (self.deliver_to_end if self.app.immediate else self.deliver)(delivery)
         match verdict:
-            case Done(result):
+            case Done(result, answered):
+                task.done = True
+                if answered:  # Huey is to give the result again, and to send nothing
+                    task.on_complete = task.chord_config = None
                 return result
             case Again(delay):
                 # Huey takes one retry for it, and gives one.
@@ -153,10 +157,21 @@ class _Continuable(Continuable):
     def _delivery(
         self, task: Task, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Delivery:
-        return Delivery(str(task.id), args, kwargs, lambda: _kept(self.app, task))
+        return Delivery(
+            str(task.id),
+            args,
+            kwargs,
+            lambda: _kept(self.app, task),
+            followed=not self.app.immediate and _is_followed(task),
+        )
 
 
 # -- the message ---
+
+
+def _is_followed(task: Task) -> bool:
+    """Whether others are sent at its end: the next of a pipeline, the callback of a chord."""
+    return task.on_complete is not None or task.chord_config is not None
 
 
 def _kept(app: Huey, task: Task) -> dict[str, Any] | None:
@@ -171,8 +186,8 @@ def _rebuilt(
     app: Huey, cls: Any, job: JobRecord, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Task:
     options: dict[str, Any] = {}
-    if job.message is not None and _knows_registry(app):
-        kept: Any = values.decode(job.message)
+    kept = kept_message(job)
+    if kept is not None and _knows_registry(app):
         name = app._registry.task_to_string(cls)  # noqa: SLF001 - guarded
         built = app._registry.create_task(_message({"name": name, **kept}))  # noqa: SLF001 - guarded
         options = {key: getattr(built, key) for key in kept}
@@ -216,7 +231,7 @@ def _adopt(app: Huey) -> None:
     _adopted[app] = check_version(
         "huey", MAJORS, "what is chained to a task is not kept for when its message is lost"
     )
-    enqueue, create_consumer = app.enqueue, app.create_consumer
+    enqueue, execute, create_consumer = app.enqueue, app.execute, app.create_consumer
     deserialize_task = app.deserialize_task
 
     def recording_enqueue(task: Any) -> Any:
@@ -224,6 +239,13 @@ def _adopt(app: Huey) -> None:
         if made is not None:
             made.enqueueing(task)
         return enqueue(task)
+
+    def noting_execute(task: Task, timestamp: Any = None) -> Any:
+        result = execute(task, timestamp)
+        made = getattr(type(task), "continuable", None)
+        if made is not None and getattr(task, "done", False) and _is_followed(task):
+            made.answered(str(task.id))
+        return result
 
     def watched_consumer(**options: Any) -> Any:
         consumer = create_consumer(**options)
@@ -242,6 +264,7 @@ def _adopt(app: Huey) -> None:
 
     # Not signals: what a receiver raises stays in the log, and the caller is to have it.
     app.enqueue = recording_enqueue
+    app.execute = noting_execute
     app.create_consumer = watched_consumer
     app.deserialize_task = known_task
     app.on_startup("tracedjobs")(lambda: _started(app))

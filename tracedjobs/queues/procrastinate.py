@@ -12,8 +12,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Over, decorator, missing
 
 try:
@@ -178,7 +178,7 @@ class _Continuable(Continuable):
         elif status is None:
             args, kwargs = self.arguments_of(job)
             named = dict(zip(list(self.job.signature.parameters)[1:], args, strict=False))
-            kept: Any = {} if job.message is None else values.decode(job.message)
+            kept = kept_message(job) or {}
             self._of.rows.insert(
                 row, self._task.name, {**named, **kwargs}, {"queue": self.queue, **kept}
             )

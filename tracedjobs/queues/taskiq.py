@@ -10,8 +10,8 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError, StoreError, UnknownJobError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import Continuable, Delivery, Done, Verdict, decorator, missing
 
 try:
@@ -119,7 +119,8 @@ class _Continuable(Continuable):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        labels: Any = self._task.labels if job.message is None else values.decode(job.message)
+        kept = kept_message(job)
+        labels = self._task.labels if kept is None else kept
 
         async def kick() -> None:
             kicker: Any = AsyncKicker(self._task.task_name, self.app, dict(labels))

@@ -31,19 +31,25 @@ from tracedjobs.queues.base import (
 
 try:
     import dramatiq
-    from dramatiq.asyncio import async_to_sync
     from dramatiq.common import current_millis, q_name
     from dramatiq.errors import RateLimitExceeded, Retry
     from dramatiq.message import Message
     from dramatiq.middleware import (
-        Interrupt,
         Shutdown,
         SkipMessage,
         TimeLimit,
         TimeLimitExceeded,
     )
 
-    from tracedjobs.queues.dramatiq_worker import Actor, Received, Watch, received, silently
+    from tracedjobs.queues.dramatiq_worker import (
+        Actor,
+        Received,
+        Watch,
+        in_event_loop,
+        received,
+        silently,
+        with_limit,
+    )
 except ImportError as error:
     raise MissingExtraError(missing("dramatiq", error)) from error
 
@@ -111,6 +117,8 @@ class _Continuable(Actor):
         self.app = app
         self.family = "dramatiq"
         self._actor: Any = None
+        if job is not None and job.is_async:
+            job.fn = with_limit(job.fn)
 
     @property
     def queue(self) -> str:
@@ -124,7 +132,7 @@ class _Continuable(Actor):
             given.setdefault("actor_name", name)
         if _sets_no_limit(self.app):
             given.setdefault("time_limit", math.inf)
-        call = async_to_sync(fn) if iscoroutinefunction(fn) else fn
+        call = in_event_loop(fn) if iscoroutinefunction(fn) else fn
 
         @functools.wraps(fn)
         def perform(*args: object, **kwargs: object) -> object:
@@ -189,11 +197,8 @@ class _Continuable(Actor):
             except ResumeLimitError:
                 found.message.options["max_retries"] = 0  # none would do better
                 raise
-            except Interrupt as error:
-                if not (isinstance(error, Shutdown) or self._is_async):
-                    raise
-                # It was saved where it was: a coroutine is cancelled for either reason.
-                verdict = Again(self._delay, type(error).__name__)
+            except Shutdown as error:
+                verdict = Again(self._delay, type(error).__name__)  # it was saved where it was
         return self._answer(found, verdict)
 
     def _answer(self, found: Received, verdict: Verdict) -> object:
@@ -217,10 +222,6 @@ class _Continuable(Actor):
             message.options["store_results"] = False  # else it would be None
         found.skipped = True
         raise SkipMessage(f"the job {message.message_id} is {reason}")
-
-    @property
-    def _is_async(self) -> bool:
-        return self.job is not None and self.job.is_async
 
     @property
     def _delay(self) -> float:

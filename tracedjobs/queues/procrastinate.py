@@ -207,7 +207,8 @@ class _Continuable(Continuable):
         delivery = self._of.delivery(self, context.job)
         try:
             with self._of.watched(self, delivery.job_id, context):
-                verdict = self.deliver(delivery)
+                deliver = self.deliver_to_end if self._of.rows.are_in_memory else self.deliver
+                verdict: Verdict = deliver(delivery)
                 self._see_abort(verdict, delivery, context)
         except JobAborted:
             self.revoked(delivery.job_id)
@@ -222,7 +223,9 @@ class _Continuable(Continuable):
         delivery = self._of.delivery(self, context.job)
         try:
             try:
-                verdict = await self.deliver_async(delivery)
+                in_memory = self._of.rows.are_in_memory
+                deliver = self.deliver_to_end_async if in_memory else self.deliver_async
+                verdict: Verdict = await deliver(delivery)
             except asyncio.CancelledError:
                 if context.abort_reason() is None:
                     raise  # by somebody else, who waits for it; see `_Strategy`

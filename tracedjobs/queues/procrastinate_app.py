@@ -277,7 +277,8 @@ class Adopted:
         async def run() -> None:
             stop.clear()
             self.rows.here()
-            start_recovery(self.family)
+            if not self.rows.are_in_memory:
+                start_recovery(self.family)
             looking = asyncio.create_task(self._look())
             try:
                 await ran()

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs.errors import MissingExtraError, StoreError, UnknownJobError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import Continuable, Delivery, Done, Verdict, decorator, missing
+from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Verdict, decorator, missing
 
 try:
-    from taskiq import Context, NoResultError, TaskiqDepends, TaskiqMessage
+    from taskiq import Context, InMemoryBroker, NoResultError, TaskiqDepends, TaskiqMessage
     from taskiq.brokers.shared_broker import AsyncSharedBroker
     from taskiq.exceptions import TaskRejectedError
     from taskiq.kicker import AsyncKicker
@@ -27,7 +27,14 @@ try:
         resolved_by_taskiq,
         with_resolved,
     )
-    from tracedjobs.queues.taskiq_worker import Said, adopt, name_of, silently, stopping, wait_for
+    from tracedjobs.queues.taskiq_worker import (
+        Said,
+        adopt,
+        is_stopping,
+        name_of,
+        silently,
+        wait_for,
+    )
 except ImportError as error:
     raise MissingExtraError(missing("taskiq", error)) from error
 
@@ -141,7 +148,9 @@ class _Continuable(Continuable):
         with with_resolved(resolved):
             if not isinstance(message, TaskiqMessage):
                 return self.run_here(args, kwargs)
-            return _said(stopping() or self.deliver(_delivery(message, args, kwargs)))
+            delivery = _delivery(message, args, kwargs)
+            deliver = self.deliver_to_end if self._in_memory else self.deliver
+            return _said(self._stopping() or deliver(delivery))
 
     async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """See `execute`, for `async def` functions."""
@@ -151,12 +160,24 @@ class _Continuable(Continuable):
             if not isinstance(message, TaskiqMessage):
                 return await self.run_here_async(args, kwargs)
             delivery = _delivery(message, args, kwargs)
-            return _said(stopping() or await self._delivered(delivery))
+            return _said(self._stopping() or await self._delivered(delivery))
 
     async def _delivered(self, delivery: Delivery) -> Verdict:
         if self.job is None and await asyncio.to_thread(self._is_def, delivery.job_id):
-            return await asyncio.to_thread(self.deliver, delivery)
+            deliver = self.deliver_to_end if self._in_memory else self.deliver
+            return await asyncio.to_thread(deliver, delivery)
+        if self._in_memory:
+            return await self.deliver_to_end_async(delivery)
         return await self.deliver_async(delivery)
+
+    def _stopping(self) -> Again | None:
+        """What is to be said of a message that came when the worker was told to stop already."""
+        return Again(0.0, "stopping") if not self._in_memory and is_stopping() else None
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether there is no worker, as in tests: what is sent runs in the process that sends."""
+        return isinstance(self.app, InMemoryBroker)
 
     def _is_def(self, job_id: str) -> bool:
         """Whether the job that a message names is not one of an `async def` function."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage, TaskiqResult
 
-__all__ = ["Said", "adopt", "name_of", "silently", "stopping", "wait_for"]
+__all__ = ["Said", "adopt", "is_stopping", "name_of", "silently", "wait_for"]
 
 MAJORS: Final = (0,)
 LAST_POLL: Final = 0.5
@@ -153,9 +153,6 @@ class _Middleware(TaskiqMiddleware):
             await asyncio.gather(*self._waiting)
             with suppress(OSError):
                 _stop_file(os.getpid()).unlink()
-        else:
-            for each in self._waiting:
-                each.cancel()
 
     def _made(self, message: TaskiqMessage) -> Any:
         """The continuable of which that is a message, if it is of one."""
@@ -184,11 +181,8 @@ class _Middleware(TaskiqMiddleware):
 
     async def _again(self, message: TaskiqMessage, delay: float) -> None:
         """Send the message once more, in that many seconds, or when the worker ends."""
-        if self.broker.is_worker_process:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
-        else:  # of a broker in memory, which may see several event loops, as events may not
-            await asyncio.sleep(delay)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
         if stop.came_at is not None:
             await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
             if self._takes_more():
@@ -228,10 +222,10 @@ class _Watching(TaskiqFormatter):
 # -- the stop ---
 
 
-def stopping() -> Again | None:
-    """What is to be said of a message that came when the worker was told to stop already."""
+def is_stopping() -> bool:
+    """Whether this worker was told to stop, or the one of whose pool this process is."""
     _watch_worker()
-    return Again(0.0, "stopping") if stop.came else None
+    return stop.came
 
 
 def _chain(over: asyncio.Event) -> bool:

@@ -23,7 +23,6 @@ from tracedjobs import AsyncContext, Context, Runtime
 from tracedjobs.errors import StoreUnavailableError, TracedJobsError
 from tracedjobs.queues import celery, huey, procrastinate, rq, taskiq
 from tracedjobs.queues import dramatiq as dramatiq_queue
-from tracedjobs.queues.base import stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +116,6 @@ def test_dramatiq_with_a_stub_broker(runtime: Runtime) -> None:
             assert runtime.get(sent.message_id).result == RUNS
     finally:
         worker.stop()
-        stop.clear()
 
 
 def test_taskiq_with_a_broker_in_memory(runtime: Runtime) -> None:
@@ -146,4 +144,3 @@ def test_procrastinate_with_a_connector_in_memory(runtime: Runtime) -> None:
         rows = [task.defer(items=9) for task in tasks]
     app.run_worker(wait=False, install_signal_handlers=False)
     assert [runtime.get(str(row)).result for row in rows] == [RUNS, RUNS]
-    stop.clear()

@@ -18,7 +18,6 @@ from tests.processes import until
 from tests.queues.conftest import kind_of
 from tests.queues.on_dramatiq import OnDramatiq
 from tracedjobs import Context, Runtime
-from tracedjobs.queues.base import stop
 from tracedjobs.queues.dramatiq import continuable
 
 if TYPE_CHECKING:
@@ -207,16 +206,13 @@ def test_workers_in_the_applications_own_process_begin_and_end_as_in_its_tests()
         answers: list[int] = []
         assert add(1, 2) == 3  # as it is, without a message
         assert "time_limit" not in add.options  # the broker's is the user's own
-        try:
-            for number in range(2):
-                worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
-                worker.start()
-                sent = add.send(number, 1)
-                ask.send(number)
-                broker.join("default", timeout=10_000)
-                worker.stop()
-                assert runtime.get(sent.message_id).status == "completed"
-            until(lambda: "tracedjobs-recovery" not in names_of_threads(), "its thread has ended")
-        finally:
-            stop.clear()
+        for number in range(2):
+            worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+            worker.start()
+            sent = add.send(number, 1)
+            ask.send(number)
+            broker.join("default", timeout=10_000)
+            worker.stop()
+            assert runtime.get(sent.message_id).status == "completed"
+        until(lambda: "tracedjobs-recovery" not in names_of_threads(), "its thread has ended")
         assert answers == [1, 2]

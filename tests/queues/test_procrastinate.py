@@ -21,7 +21,6 @@ from tests.queues.test_conformance import begun, items_of
 from tracedjobs import Context, Runtime
 from tracedjobs.errors import JobNotFoundError
 from tracedjobs.queues import procrastinate_rows
-from tracedjobs.queues.base import stop
 from tracedjobs.queues.procrastinate import continuable, queue
 
 if TYPE_CHECKING:
@@ -426,7 +425,6 @@ def test_without_a_known_table_the_plain_retry_has_to_do(
         with app.open():
             row = task.defer(items=6)
         app.run_worker(wait=False, install_signal_handlers=False)
-        stop.clear()
         with app.open():
             (found,) = app.job_manager.list_jobs(id=row)
         assert (runtime.get(str(row)).result, found.status, found.attempts) == (2, "succeeded", 2)

@@ -23,7 +23,6 @@ from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.performing import bound_arguments, perform_taken
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.runtime import Runtime, default_runtime
-from tracedjobs._core.signals import StopFlag
 from tracedjobs._core.waiting import Ask, Flow, drive, drive_async
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -37,6 +36,7 @@ from tracedjobs.errors import (
     UnknownJobError,
 )
 from tracedjobs.queues.answering import is_answered, may_answer, note_answer
+from tracedjobs.queues.stopping import this_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +55,6 @@ __all__ = [
     "keep_unknown",
     "known_continuables",
     "missing",
-    "stop",
 ]
 
 AWAY: Final = 5.0
@@ -66,8 +65,6 @@ CANNOT: Final = frozenset({"store_unavailable", "unknown"})
 """Reasons to go on later that going on at once would not help."""
 
 log: Final = logging.getLogger("tracedjobs")
-stop: Final = StopFlag()
-"""Set by an adapter when its worker is told to stop; every run of the process sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +274,7 @@ class Continuable(ABC):
             verdict = yield from self._flow(delivery, asynchronous=asynchronous)
             if not isinstance(verdict, Again):
                 return verdict
-            if verdict.reason in CANNOT or stop.came:
+            if verdict.reason in CANNOT or this_worker().came:
                 msg = (
                     f"The job {delivery.job_id} cannot go on just now ({verdict.reason}), and it "
                     f"runs where it was sent, so no worker goes on with it later; "
@@ -290,21 +287,22 @@ class Continuable(ABC):
         if not isinstance(begun, tuple):
             return begun
         taken, job = begun
-        runtime = self.runtime
+        runtime, worker = self.runtime, this_worker()
+        performing = perform_taken(
+            taken,
+            store=runtime.store,
+            job=job,
+            lease_ttl=runtime.lease_ttl,
+            stopping=runtime.stopping,
+            signals=worker,
+            errors=(Exception, *self.own_limits),
+        )
         try:
-            performing = perform_taken(
-                taken,
-                store=runtime.store,
-                job=job,
-                lease_ttl=runtime.lease_ttl,
-                stopping=runtime.stopping,
-                signals=stop,
-                errors=(Exception, *self.own_limits),
-            )
-            if job.is_async and not asynchronous:
-                outcome = _run(performing)
-            else:
-                outcome = yield from performing
+            with worker.running(delivery.job_id):
+                if job.is_async and not asynchronous:
+                    outcome = _run(performing)
+                else:
+                    outcome = yield from performing
         except LeaseLostError as error:
             log.warning("%s", error)
             return Over("lease_lost")

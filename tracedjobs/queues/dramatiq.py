@@ -26,8 +26,8 @@ from tracedjobs.queues.base import (
     Verdict,
     decorator,
     missing,
-    stop,
 )
+from tracedjobs.queues.stopping import this_worker
 
 try:
     import dramatiq
@@ -188,7 +188,7 @@ class _Continuable(Actor):
             with _at(None):
                 return call(*args, **kwargs).result
         found.begun = True
-        if stop.came:
+        if this_worker().came:
             # Its threads take messages for up to a second more, among them those of their own jobs.
             return self._answer(found, Again(max(SOON, self._delay), "stopping"))
         with _at(found.message):

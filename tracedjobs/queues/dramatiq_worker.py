@@ -19,19 +19,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Interrupt, Middleware, TimeLimitExceeded
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.queues.base import Continuable, check_version, keep_unknown, stop
+from tracedjobs.queues.base import Continuable, check_version, keep_unknown
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import WorkerStop, at_work, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from types import FrameType
 
-    from dramatiq import Broker
+    from dramatiq import Broker, Worker
     from dramatiq.broker import MessageProxy
     from dramatiq.message import Message
 
@@ -92,6 +94,8 @@ class Watch(Middleware):
     def __init__(self) -> None:
         self.continuables: dict[str, Actor] = {}
         """By the name of their actor."""
+        self._stops: WeakKeyDictionary[Any, WorkerStop] = WeakKeyDictionary()
+        """By the queue from which the worker's threads take their messages."""
 
     def is_new(self, message: Message[Any]) -> bool:
         """Whether a message that is enqueued was not so before: no retry, and not a delayed one."""
@@ -105,21 +109,27 @@ class Watch(Middleware):
             _hear(signal.SIGTERM)
             _hear(signal.SIGHUP)
 
-    def before_worker_boot(self, *_worker: object) -> None:
-        """Another worker may have ended in this process before, as in tests."""
-        stop.clear()
+    def before_worker_boot(self, _broker: Broker, worker: Worker) -> None:
+        """A process of the application's own may have several, as its tests do."""
+        self._stops[worker.work_queue] = WorkerStop()
 
-    def after_worker_boot(self, *_worker: object) -> None:
+    def after_worker_thread_boot(self, _broker: Broker, thread: Any) -> None:
+        """This thread is that worker's."""
+        worker = self._stops.get(getattr(thread, "work_queue", None))
+        if worker is not None:
+            at_work(worker)
+
+    def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
         """Look for lost jobs, together with all workers that know the same actors."""
         names = " ".join(sorted(self.continuables))
         family = f"dramatiq {hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
         for each in self.continuables.values():
             each.family = family
-        start_recovery(family)
+        start_recovery(family, self._stops[worker.work_queue])
 
-    def before_worker_shutdown(self, *_worker: object) -> None:
+    def before_worker_shutdown(self, _broker: Broker, worker: Worker) -> None:
         """A worker in a process of the application's own is told so by a call, not by a signal."""
-        stop.set()
+        self._stops[worker.work_queue].set()
 
     def after_consumer_thread_boot(self, *_thread: object) -> None:
         """What a consumer enqueues was delayed, and is due now."""

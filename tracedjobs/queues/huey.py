@@ -25,12 +25,13 @@ from tracedjobs.queues.base import (
     keep_unknown,
     log,
     missing,
-    stop,
 )
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import WorkerStop, at_work
 
 try:
     from huey.api import Task
+    from huey.consumer import Worker
     from huey.exceptions import CancelExecution, HueyException, RetryTask
     from huey.registry import Message
     from huey.signals import SIGNAL_EXPIRED, SIGNAL_INTERRUPTED, SIGNAL_REVOKED
@@ -216,8 +217,8 @@ def _unplain(value: Any) -> Any:
 
 _adopted: Final[WeakKeyDictionary[Huey, bool]] = WeakKeyDictionary()
 """The applications that tell us what they do, and whether their registry is as it was tried."""
-_flags: Final[WeakKeyDictionary[Huey, Any]] = WeakKeyDictionary()
-_watched: Final[set[int]] = set()
+_stops: Final[dict[tuple[int, int], WorkerStop]] = {}
+"""By the process, and the consumer's own stop flag."""
 
 
 def _knows_registry(app: Huey) -> bool:
@@ -231,7 +232,7 @@ def _adopt(app: Huey) -> None:
     _adopted[app] = check_version(
         "huey", MAJORS, "what is chained to a task is not kept for when its message is lost"
     )
-    enqueue, execute, create_consumer = app.enqueue, app.execute, app.create_consumer
+    enqueue, execute = app.enqueue, app.execute
     deserialize_task = app.deserialize_task
 
     def recording_enqueue(task: Any) -> Any:
@@ -247,11 +248,6 @@ def _adopt(app: Huey) -> None:
             made.answered(str(task.id))
         return result
 
-    def watched_consumer(**options: Any) -> Any:
-        consumer = create_consumer(**options)
-        _flags[app] = getattr(consumer, "stop_flag", None)
-        return consumer
-
     def known_task(data: Any) -> Any:
         try:
             return deserialize_task(data)
@@ -265,29 +261,37 @@ def _adopt(app: Huey) -> None:
     # Not signals: what a receiver raises stays in the log, and the caller is to have it.
     app.enqueue = recording_enqueue
     app.execute = noting_execute
-    app.create_consumer = watched_consumer
     app.deserialize_task = known_task
-    app.on_startup("tracedjobs")(lambda: _started(app))
     app.signal(SIGNAL_INTERRUPTED)(_on_interrupted)
     app.signal(SIGNAL_REVOKED, SIGNAL_EXPIRED)(_on_revoked)
 
 
-def _started(app: Huey) -> None:
-    """A worker begins: one thread of its process waits for the stop, one looks for lost jobs."""
-    start_recovery(f"huey {app.name}")
-    flag = _flags.get(app)
+def _on_initialize(self: Worker) -> None:
+    """A worker begins, in a thread of its own, or a process.
+
+    Of each consumer one thread waits for the stop, and one of the process looks for lost jobs.
+    """
+    if self.huey in _adopted:
+        flag, made = getattr(self, "stop_flag", None), WorkerStop()
+        worker = _stops.setdefault((os.getpid(), id(flag)), made)
+        if worker is made:
+            start_recovery(f"huey {self.huey.name}", worker)
+            _start_watch(flag, worker)
+        at_work(worker)
+    _initialize(self)
+
+
+def _start_watch(flag: Any, worker: WorkerStop) -> None:
     if flag is None:
         log.warning("The consumer shows no stop flag, so its stop is not seen by running jobs.")
-    elif os.getpid() not in _watched:
-        _watched.add(os.getpid())
-        threading.Thread(
-            target=_watch, args=(flag,), name="tracedjobs-huey-stop", daemon=True
-        ).start()
+        return
 
+    def watch() -> None:
+        flag.wait()
+        worker.set()
+        del _stops[os.getpid(), id(flag)]
 
-def _watch(flag: Any) -> None:
-    flag.wait()
-    stop.set()
+    threading.Thread(target=watch, name="tracedjobs-huey-stop", daemon=True).start()
 
 
 def _on_interrupted(_signal: str, task: Task) -> None:
@@ -300,3 +304,7 @@ def _on_revoked(_signal: str, task: Task) -> None:
     made = getattr(type(task), "continuable", None)
     if made is not None:
         made.revoked(str(task.id))
+
+
+_initialize: Final = Worker.initialize
+Worker.initialize = _on_initialize

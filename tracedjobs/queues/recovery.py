@@ -23,10 +23,12 @@ from tracedjobs._core.controls import recover_here
 from tracedjobs._core.handing import hand_back
 from tracedjobs._core.owner import run_directory
 from tracedjobs.errors import StoreError, StoreUnavailableError
-from tracedjobs.queues.base import known_continuables, log, stop
+from tracedjobs.queues.base import known_continuables, log
+from tracedjobs.queues.stopping import WorkerStop, stop
 
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs._core.signals import StopFlag
 
 __all__ = ["start_recovery"]
 
@@ -38,26 +40,36 @@ LONGEST: Final = 10.0
 fails, another one is before the leases of that host have ended."""
 PURGE_EVERY: Final = 60.0
 
-_started: set[str] = set()
+_started: dict[str, list[StopFlag | WorkerStop]] = {}
+"""Of each family the workers of this process that want its jobs looked after."""
 _leading: dict[str, tuple[int, str]] = {}
 """The lock's descriptor, and by which name this run directory is elected."""
 _alone: Final = os.urandom(8).hex()
 """The same where there is no run directory."""
 
 
-def start_recovery(family: str) -> None:
-    """Look after the jobs of that family's continuables, from this process, until it ends."""
-    if family in _started:
+def start_recovery(family: str, worker: StopFlag | WorkerStop = stop) -> None:
+    """Look after the jobs of that family's continuables, from this process, until it ends.
+
+    Or until the last of its workers does, where it has several.
+    """
+    workers = _started.setdefault(family, [])
+    if worker in workers:
         return
-    _started.add(family)
-    threading.Thread(target=_look, args=(family,), name="tracedjobs-recovery", daemon=True).start()
+    workers.append(worker)
+    if len(workers) > 1:
+        return
+    threading.Thread(
+        target=_look, args=(family, workers), name="tracedjobs-recovery", daemon=True
+    ).start()
 
 
-def _look(family: str) -> None:
+def _look(family: str, workers: list[StopFlag | WorkerStop]) -> None:
     never = threading.Event()
     away: set[str] = set()
     purged: dict[str, float] = {}
-    while not stop.came:  # a broker may give what is sent now to this very worker
+    # Not once they are told to stop: a broker may give what is sent now to such a worker.
+    while not all(each.came for each in workers):
         for runtime in _runtimes(family):
             url = runtime.store.url
             holder = _leader(f"{family} {url}")
@@ -74,11 +86,14 @@ def _look(family: str) -> None:
             except Exception:  # noqa: BLE001 - a defect of ours must not end it
                 log.exception("The recovery of lost jobs was stopped short; it goes on.")
         never.wait(EVERY)
-    _started.discard(family)  # for a worker that begins later in this process
+    _started.pop(family, None)  # for a worker that begins later in this process
     for runtime in _runtimes(family):
         _, holder = _leading.get(f"{family} {runtime.store.url}", (0, _alone))
         with contextlib.suppress(StoreError):
             runtime.store.elect(family, holder, seconds=0)
+    for each in workers:
+        if not each.came:
+            start_recovery(family, each)  # it began while this one came to its end
 
 
 def _look_after(runtime: Runtime, family: str, holder: str) -> bool:

@@ -28,8 +28,9 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.owner import run_directory
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import TracedJobsError
-from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log, stop
+from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import stop
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs.errors import MissingExtraError, StoreError, UnknownJobError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Verdict, decorator, missing
+from tracedjobs.queues.base import (
+    Again,
+    Continuable,
+    Delivery,
+    Done,
+    Over,
+    Verdict,
+    decorator,
+    missing,
+)
 
 try:
     from taskiq import Context, InMemoryBroker, NoResultError, TaskiqDepends, TaskiqMessage
@@ -30,6 +39,7 @@ try:
     from tracedjobs.queues.taskiq_worker import (
         Said,
         adopt,
+        is_followed,
         is_stopping,
         name_of,
         silently,
@@ -236,8 +246,11 @@ def _delivery(
             for name, value in message.labels.items()
         }
 
-    return Delivery(message.task_id, args, kwargs, labels)
+    return Delivery(message.task_id, args, kwargs, labels, followed=is_followed(message))
 
 
 def _said(verdict: Verdict) -> object:
-    return verdict.result if isinstance(verdict, Done) else Said(verdict)
+    if not isinstance(verdict, Done):
+        return Said(verdict)
+    # Taskiq has the result, and would send what follows once more.
+    return Said(Over("answered")) if verdict.answered else verdict.result

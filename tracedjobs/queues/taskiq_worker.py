@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage, TaskiqResult
 
-__all__ = ["Said", "adopt", "is_stopping", "name_of", "silently", "wait_for"]
+__all__ = ["Said", "adopt", "is_followed", "is_stopping", "name_of", "silently", "wait_for"]
 
 MAJORS: Final = (0,)
 LAST_POLL: Final = 0.5
@@ -53,6 +53,8 @@ WORKER: Final = "TRACEDJOBS_TASKIQ_WORKER"
 """The variable of the environment that tells processes of a pool whose they are."""
 NOT_RECORDED: Final = frozenset({"store_unavailable", "unknown"})
 """Reasons to go on later of which no record tells `recover`."""
+PIPELINE: Final = "_pipe_data"
+"""The label in which `taskiq-pipelines` keeps the steps of a pipeline."""
 
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_taskiq_quiet", default=False)
 """Whether what is sent is the message of a job that is recorded already."""
@@ -69,6 +71,11 @@ class Said:
     """
 
     verdict: Again | Over
+
+
+def is_followed(message: TaskiqMessage) -> bool:
+    """Whether it is of a pipeline, whose next step is sent at its end."""
+    return PIPELINE in message.labels
 
 
 def name_of(app: AsyncBroker) -> str:
@@ -91,6 +98,9 @@ def adopt(app: AsyncBroker, family: str) -> None:
     if not any(isinstance(each, _Middleware) for each in app.middlewares):
         check_version("taskiq", MAJORS, "running jobs may not see that their worker stops")
         app.add_middlewares(_Middleware(family))
+        last = _Answered()
+        last.set_broker(app)
+        app.middlewares.insert(0, last)  # results go through them backwards
 
 
 class _Middleware(TaskiqMiddleware):
@@ -198,6 +208,15 @@ class _Middleware(TaskiqMiddleware):
                 message.task_id,
                 error.__cause__ or error,
             )
+
+
+class _Answered(TaskiqMiddleware):
+    """Hears of a result when all other middlewares have: what follows it is sent by then."""
+
+    async def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        made = getattr(self.broker.find_task(message.task_name), "continuable", None)
+        if made is not None and is_followed(message) and not result.is_err:
+            await asyncio.to_thread(made.answered, message.task_id)
 
 
 class _Watching(TaskiqFormatter):

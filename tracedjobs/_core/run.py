@@ -52,7 +52,7 @@ class Run:
     """What one run knows.
 
     Whoever wants the job's thread to do more than go on to the next item says so, from any thread,
-    by `want_attention`: `attention` is then true, `calm` no longer `int`, and `hot` released.
+    by `want_attention`: `attention` is then true, and `hot` released.
     """
 
     __slots__ = (
@@ -68,7 +68,6 @@ class Run:
         "_wish",
         "attention",
         "begun",
-        "calm",
         "cell",
         "completing",
         "counted",
@@ -164,7 +163,6 @@ class Run:
         self._seen: Position | None = stored.open_position
         self._told: Position | None = stored.open_position
         self._watcher = Watcher(self)
-        self.calm: type[int] | None = int
         self.hot: memoryview | None = None
         self.attention = False
         if self._wants_attention():
@@ -198,10 +196,9 @@ class Run:
     def want_attention(self) -> None:
         """Have the job's thread look here before its next item. Takes no lock, as above.
 
-        Said in the three ways that the loops have of seeing it, each the cheapest in its place.
+        Said in the two ways that the loops have of seeing it, each the cheaper in its place.
         """
         self.attention = True
-        self.calm = None
         self.cool()
 
     def cool(self) -> None:
@@ -325,7 +322,6 @@ class Run:
             yield from self.save_now()
             self._save_first = False
         self.attention = False
-        self.calm = int
         if self._wants_attention():
             self.want_attention()
         reason = self.stop_reason

@@ -164,6 +164,12 @@ class Loop(Step, Generic[T]):
             return DONE
         self._places = ()
         items = (self._here or None) if self._items is None else self._items()
+        if items is not None and items.gi_running:
+            msg = (
+                f"finish() of the loop of step '{self.name}' was called by its own source. Let the "
+                f"source return, which ends the loop too; or call it in the loop's body."
+            )
+            raise InvalidStepError(msg)
         if items is not None and items.gi_frame is not None:
             with suppress(Finish):
                 items.throw(Finish)

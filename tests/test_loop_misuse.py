@@ -343,6 +343,7 @@ def test_what_a_signals_handler_raises_is_never_taken_for_the_loops_own(
     def slow(ctx: Context) -> None:
         items = iter(ctx.each("items", source))
         next(items)
+        next(items)  # so the run got on, however late it comes to the next line
         signal.setitimer(signal.ITIMER_REAL, 0.002)
         for _ in items:
             pass

@@ -408,6 +408,7 @@ def zipped(data: bytes) -> bytes:
         (zipped(USERS.encode()), "zip"),
         (b"\x28\xb5\x2f\xfd\x04\x58", "zstandard"),
     ],
+    ids=["gzip", "bzip2", "an empty bzip2", "xz", "zip", "zstandard"],  # some bear the time
 )
 def test_a_compressed_file_is_refused_with_the_reason_whatever_its_name(
     write: Write, content: bytes, kind: str

@@ -14,6 +14,7 @@ from weakref import ref
 
 from tracedjobs._core.flight_recorder import private_numbers
 from tracedjobs._core.step import Step
+from tracedjobs._core.telling import tell_step
 from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError
 
@@ -447,4 +448,4 @@ class Loop(Step, Generic[T]):
             run.note_stop()
         yield from run.complete_step(self.record("null"))
         self._done = True
-        run.step_event("job_step_completed", self)
+        tell_step(run, "job_step_completed", self)

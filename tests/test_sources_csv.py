@@ -71,7 +71,6 @@ AWKWARD = "ab,;\"'\r\n \t\0\x0b\x0c\x1c\x85\u2028éßŠ漢😀Ċ\u0a0a\u0d0d"
 encodings = st.sampled_from(sorted(ENCODINGS))
 any_file = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -10,7 +10,6 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracedjobs import events
@@ -527,9 +526,13 @@ class Run:
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
-        position, seconds = step.position(), None
-        with suppress(StoreError):  # it was closed, and tells the time no more
+        if not events.listened():
+            return
+        position = step.position()
+        try:
             seconds = self.store.time() - step.started_at
+        except StoreError:  # it was closed, and tells the time no more
+            seconds = None
         events.notify_of(
             self.record,
             event,

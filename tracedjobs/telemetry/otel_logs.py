@@ -1,11 +1,15 @@
 """Events as OpenTelemetry's log records, which it calls events when they have a name.
 
 The one module that knows its logs API, which is private still. Where `configure` made the provider
-itself, an event becomes a record in the thread that sends it, and not in the job's.
+itself, an event becomes a record in the thread that sends it, and not in the job's: in OTLP's bytes
+where that may be, else as OpenTelemetry's own object.
 """
 
 from __future__ import annotations
 
+import sys
+from functools import lru_cache
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace as api
@@ -14,15 +18,16 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 
 from tracedjobs._core.masking import shown
+from tracedjobs.events import Event, SourceLocation
 from tracedjobs.telemetry.batching import OwnLoggerProvider
 from tracedjobs.telemetry.levels import level_of
+from tracedjobs.telemetry.otlp_bytes import Around, attribute, log_record
 from tracedjobs.telemetry.places import place_of
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk._logs import Logger
 
-    from tracedjobs.events import Event
     from tracedjobs.telemetry.places import Place
 
 __all__ = ["OtelLogEvents"]
@@ -46,6 +51,8 @@ NAMES: Final = {
 }
 """The attributes of what payloads have; all else is `tracedjobs.event.<key>`."""
 LONGEST: Final = 1024
+LONGEST_KEPT: Final = 128
+"""Characters of a text of which it is remembered how it is written."""
 LARGEST: Final = 1 << 63
 """Integers from here on are no numbers to OTLP."""
 NOWHERE: Final = api.set_span_in_context(api.INVALID_SPAN, Context())
@@ -60,6 +67,8 @@ class OtelLogEvents:
         """Log by that provider."""
         self._logger = provider.get_logger("tracedjobs")
         self._own = provider if isinstance(provider, OwnLoggerProvider) else None
+        self._most = 0 if self._own is None else _most_attributes(self._own)
+        self._around: Around | None = None
 
     def emit(self, event: Event) -> None:
         """Log it."""
@@ -71,16 +80,19 @@ class OtelLogEvents:
         # What can be changed after it was told is written down at once.
         attributes = None if _stays_as_it_is(event) else _attributes(event)
         for batch in own.batches:
-            batch.take(self._readable, event, attributes, place)
+            batch.take(self, event, attributes, place)
 
     def flush(self) -> None:
         """Send what is waiting, where the provider is ours."""
         if self._own is not None:
             self._own.force_flush()
 
-    def _readable(
+    # -- for `batching` ---
+
+    def readable(
         self, event: Event, attributes: dict[str, Any] | None, place: Place | None
     ) -> ReadableLogRecord:
+        """See `Maker.readable`."""
         logger = cast("Logger", self._logger)
         made = ReadWriteLogRecord(
             _record(
@@ -96,6 +108,44 @@ class OtelLogEvents:
             made.log_record, logger.resource, made.instrumentation_scope, made.limits
         )
 
+    def written(
+        self, event: Event, attributes: dict[str, Any] | None, place: Place | None
+    ) -> bytes | None:
+        """See `Maker.written`."""
+        try:
+            if attributes is None:
+                written = _written_attributes(event)
+            else:
+                written = [attribute(key, value) for key, value in attributes.items()]
+            if len(written) > self._most:
+                return None
+            severity, level = SEVERITIES[level_of(event)]
+            return log_record(
+                timestamp=event.timestamp,
+                severity=(severity.value, level),
+                name=event.name,
+                event_name=f"tracedjobs.{event.name}",
+                attributes=written,
+                place=place,
+            )
+        except UnicodeEncodeError:  # a lone surrogate in a key: OpenTelemetry leaves that one out
+            return None
+
+    def around(self) -> Around:
+        """See `Maker.around`."""
+        if self._around is None:
+            self._around = Around.of_logs(self.readable(Event("around", {}), {}, None))
+        return self._around
+
+
+def _most_attributes(provider: OwnLoggerProvider) -> int:
+    """How many a record has before OpenTelemetry cuts it; none where it cuts texts, too."""
+    limits = vars(provider.limits)
+    if any(limit is not None for name, limit in limits.items() if "length" in name):
+        return 0
+    counts = [limit for name, limit in limits.items() if "length" not in name]
+    return min((limit for limit in counts if limit is not None), default=sys.maxsize)
+
 
 def _stays_as_it_is(event: Event) -> bool:
     return not (event.tags or event.context) and _PLAIN.issuperset(
@@ -105,9 +155,7 @@ def _stays_as_it_is(event: Event) -> bool:
 
 def _attributes(event: Event) -> dict[str, Any]:
     found: dict[str, Any] = {
-        NAMES.get(key) or f"tracedjobs.event.{key}": _value(value)
-        for key, value in event.payload.items()
-        if value is not None
+        _name(key): _value(value) for key, value in event.payload.items() if value is not None
     }
     for key, value in event.tags.items():
         found[f"tracedjobs.tag.{key}"] = _value(value)
@@ -115,10 +163,46 @@ def _attributes(event: Event) -> dict[str, Any]:
         found[f"tracedjobs.context.{key}"] = _value(value)
     where = event.source_location
     if where is not None:
-        found["code.file.path"] = where.filepath
-        found["code.line.number"] = where.lineno
-        found["code.function.name"] = where.label
+        found.update(_where(where))
     return found
+
+
+def _written_attributes(event: Event) -> list[bytes]:
+    """The same of an event that stays as it is, in OTLP's bytes."""
+    found: list[bytes] = []
+    for key, value in event.payload.items():
+        kind = type(value)
+        if kind is float or (kind is str and len(value) > LONGEST_KEPT):
+            found.append(attribute(_name(key), _value(value)))
+        elif value is not None:
+            found.append(_written(key, value))
+    where = event.source_location
+    if where is not None:
+        found += _written_where(where.filepath, where.lineno, where.label)
+    return found
+
+
+# Most of what an event says an event before it has said: of its job, its run, its step.
+@lru_cache(maxsize=1024, typed=True)  # 1 and True are not the same here
+def _written(key: str, value: str | bool | int) -> bytes:  # noqa: FBT001 - whatever it is
+    return attribute(_name(key), _value(value))
+
+
+@lru_cache(maxsize=256)
+def _written_where(filepath: str, lineno: int, label: str) -> tuple[bytes, ...]:
+    return tuple(starmap(attribute, _where(SourceLocation(filepath, lineno, label))))
+
+
+def _where(place: SourceLocation) -> tuple[tuple[str, str | int], ...]:
+    return (
+        ("code.file.path", place.filepath),
+        ("code.line.number", place.lineno),
+        ("code.function.name", place.label),
+    )
+
+
+def _name(key: str) -> str:
+    return NAMES.get(key) or f"tracedjobs.event.{key}"
 
 
 def _record(event: Event, attributes: dict[str, Any], context: Context | None) -> LogRecord:

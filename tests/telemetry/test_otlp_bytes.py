@@ -82,8 +82,9 @@ def test_where_opentelemetry_would_cut_it_is_left_to_it(monkeypatch: pytest.Monk
     assert a_listener().written(event, None, None) is None
 
 
-def test_a_key_that_cannot_be_written_leaves_it_to_opentelemetry() -> None:
+def test_what_cannot_be_written_is_left_to_opentelemetry() -> None:
     assert a_listener().written(Event("told", {"odd\ud800": 1}), None, None) is None
+    assert a_listener().written(Event("told", {}, timestamp=-1), None, None) is None
 
 
 class Collector:

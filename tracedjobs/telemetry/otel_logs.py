@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from itertools import starmap
+from struct import error as StructError  # noqa: N812 - a class
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace as api
@@ -128,7 +129,8 @@ class OtelLogEvents:
                 attributes=written,
                 place=place,
             )
-        except UnicodeEncodeError:  # a lone surrogate in a key: OpenTelemetry leaves that one out
+        except (ValueError, StructError):
+            # A lone surrogate in a key, say: OpenTelemetry leaves that one out.
             return None
 
     def around(self) -> Around:

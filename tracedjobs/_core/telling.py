@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
@@ -101,9 +100,13 @@ def tell(run: Run, event: str, **payload: object) -> None:
 
 def tell_step(run: Run, event: str, step: Step, **payload: object) -> None:
     """Tell of a step of the run."""
-    position, seconds = step.position(), None
-    with suppress(StoreError):  # it was closed, and tells the time no more
+    if not events.listened():
+        return
+    position = step.position()
+    try:
         seconds = run.store.time() - step.started_at
+    except StoreError:  # it was closed, and tells the time no more
+        seconds = None
     events.notify_of(
         run.record,
         event,

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Final, cast
@@ -28,18 +29,36 @@ from tracedjobs._core import trace
 from tracedjobs._core.records import Change, JobRecord, Position, RunRecord, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tracedjobs import Runtime
 
 __all__ = ["measure_cost", "measure_scrape"]
 
 RECEIVER: Final = """
-import signal
-from tracedjobs.demo.receiver import Receiver
-print(Receiver().endpoint, flush=True)
-signal.pause()
+import os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(f"http://127.0.0.1:{server.server_port}", flush=True)
+os.nice(10)
+server.serve_forever()
 """
+"""A collector, as far as who sends to it can tell: it is elsewhere, and what it does with what it
+gets is not measured here. So it reads that, keeps nothing, and gives way to what is measured."""
 
 
 @job(steps=1)
@@ -51,17 +70,22 @@ def _loop(ctx: Context, n: int) -> float:
 
 
 def measure_cost(plan: Plan) -> Iterator[Figure]:
-    """With spans and logs over OTLP, and JSON lines of all events, over without any."""
-    n, steps = plan.size(3_000_000, 1_000), plan.size(500, 20)
+    """With spans and logs over OTLP, and JSON lines of all events, over without any.
+
+    Long enough for its threads to send while it is measured: what they take from a job counts. What
+    is left at a run's end is sent before the next one begins, which may be one without telemetry.
+    """
+    n, steps = plan.size(3_000_000, 1_000), plan.size(2_000, 20)
     with runtime() as here, _everything() as switch:
 
         def loop(*, on: bool) -> float:
-            switch(on)
-            return cast("float", here.perform(here.submit(_loop, n)).result)
+            with switch(on):
+                return cast("float", here.perform(here.submit(_loop, n)).result)
 
         def step(*, on: bool) -> float:
-            switch(on)
-            return median(cast("list[float]", here.perform(here.submit(steps_timed, steps)).result))
+            with switch(on):
+                took = here.perform(here.submit(steps_timed, steps)).result
+            return median(cast("list[float]", took))
 
         loops = interleaved(
             plan.rounds_or(9), {"off": partial(loop, on=False), "on": partial(loop, on=True)}
@@ -83,9 +107,12 @@ def measure_cost(plan: Plan) -> Iterator[Figure]:
     )
 
 
+Switch = Callable[[bool], AbstractContextManager[None]]
+
+
 @contextmanager
-def _everything() -> Iterator[Callable[[bool], None]]:
-    """Turns all of it on and off; what it sends goes to a receiver in a process of its own."""
+def _everything() -> Iterator[Switch]:
+    """All of it, on or off for a block; what it sends goes to a process of its own."""
     command = [sys.executable, "-c", RECEIVER]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver,
@@ -97,15 +124,20 @@ def _everything() -> Iterator[Callable[[bool], None]]:
         telemetry.configure(service_name="benchmarks")
         telemetry.log_events("json", nowhere)
         everything = events._subscribers, trace.installed
+        events._subscribers, trace.installed = before
 
-        def switch(on: bool) -> None:  # noqa: FBT001 - it is on or off
+        @contextmanager
+        def switch(on: bool) -> Iterator[None]:  # noqa: FBT001 - it is on or off
             events._subscribers, trace.installed = everything if on else before
+            try:
+                yield
+            finally:
+                events._subscribers, trace.installed = before
+                telemetry.flush()
 
         try:
             yield switch
         finally:
-            telemetry.flush()
-            events._subscribers, trace.installed = before
             receiver.terminate()
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.both_ways import Flavour, Lab
 from tests.processes import Children
@@ -37,6 +38,9 @@ ON_REDIS_TOO: Final = frozenset(
 )
 
 
+# No test is timed: how long an example takes says more of what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 # What pytest-xdist sets is for a terminal; what is written to a pipe is as wide as it likes.
 os.environ.pop("COLUMNS", None)
 

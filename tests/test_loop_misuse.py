@@ -103,6 +103,22 @@ def test_finish_after_the_source_raised_completes_the_step_where_it_stands(lab: 
     assert (step.status, step.cursor, step.items) == ("completed", 2, 2)
 
 
+def test_finish_called_by_the_source_says_so(runtime: Runtime) -> None:
+    def source(_: object) -> Iterator[tuple[int, int]]:
+        yield 1, 1
+        loops[0].finish()
+
+    @job(name="finished by its source", resume_errors_after_advancing=False)
+    def finished(ctx: Context) -> None:
+        loops.append(ctx.each("items", source))
+        for _ in loops[0]:
+            pass
+
+    loops: list[Any] = []
+    with pytest.raises(InvalidStepError, match="by its own source"):
+        runtime.perform(runtime.submit(finished))
+
+
 def test_finish_in_another_task_while_the_loop_waits_hands_out_nothing_more(
     runtime: Runtime,
 ) -> None:
@@ -325,8 +341,11 @@ def test_what_a_signals_handler_raises_is_never_taken_for_the_loops_own(
 
     @job(name=f"too slow over {source!r}", max_resumptions=100, resume_errors_after_advancing=True)
     def slow(ctx: Context) -> None:
+        items = iter(ctx.each("items", source))
+        next(items)
+        next(items)  # so the run got on, however late it comes to the next line
         signal.setitimer(signal.ITIMER_REAL, 0.002)
-        for _ in ctx.each("items", source):
+        for _ in items:
             pass
 
     job_id = runtime.submit(slow)

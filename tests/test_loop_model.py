@@ -298,7 +298,7 @@ class Driven:
 def test_no_item_is_skipped_nor_counted_too_early_whatever_is_done_to_the_loop(
     monkeypatch: pytest.MonkeyPatch, flavour: Flavour, shape: str, every: float
 ) -> None:
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.lists(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=8), max_size=2))
     def holds(scripts: list[list[str]]) -> None:
         driven = Driven(shape, lab, [list(script) for script in scripts])

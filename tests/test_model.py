@@ -281,6 +281,6 @@ class JobsInAFile(Jobs):
 
 
 TestJobsInMemory = Jobs.TestCase
-TestJobsInMemory.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+TestJobsInMemory.settings = settings(max_examples=150, stateful_step_count=40)
 TestJobsInAFile = JobsInAFile.TestCase
-TestJobsInAFile.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestJobsInAFile.settings = settings(max_examples=60, stateful_step_count=40)

@@ -71,7 +71,6 @@ AWKWARD = "ab,;\"'\r\n \t\0\x0b\x0c\x1c\x85\u2028éßŠ漢😀Ċ\u0a0a\u0d0d"
 encodings = st.sampled_from(sorted(ENCODINGS))
 any_file = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -408,6 +407,7 @@ def zipped(data: bytes) -> bytes:
         (zipped(USERS.encode()), "zip"),
         (b"\x28\xb5\x2f\xfd\x04\x58", "zstandard"),
     ],
+    ids=["gzip", "bzip2", "an empty bzip2", "xz", "zip", "zstandard"],  # some bear the time
 )
 def test_a_compressed_file_is_refused_with_the_reason_whatever_its_name(
     write: Write, content: bytes, kind: str

@@ -10,7 +10,7 @@ import pytest
 
 from tests.both_ways import Lab
 from tracedjobs import AsyncContext, Runtime, Step
-from tracedjobs._core import run
+from tracedjobs._core import state as pairs
 from tracedjobs.errors import SerializationError, StoreUnavailableError
 from tracedjobs.testing import interrupt_after, interrupt_during
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def every_state_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a pair after every item, however slow this machine is just now."""
-    monkeypatch.setattr(run, "CHEAP_STATE", 3600.0)
+    monkeypatch.setattr(pairs, "CHEAP", 3600.0)
 
 
 def summing(fail: Callable[[AsyncContext, int], object] = lambda ctx, item: None) -> Body:
@@ -119,8 +119,8 @@ def test_a_dear_state_is_taken_less_often_and_is_still_one_pair_with_the_cursor(
         if item == 5 and not ctx.resumed:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "CHEAP_STATE", 0.0)
-    monkeypatch.setattr(run, "STATE_SHARE", 10**9)
+    monkeypatch.setattr(pairs, "CHEAP", 0.0)
+    monkeypatch.setattr(pairs, "SHARE", 10**9)
     job_id = lab.submit(summing(fail), checkpoint_every=3600)
     with pytest.raises(KeyboardInterrupt):
         lab.perform(job_id)
@@ -234,7 +234,7 @@ def test_state_touched_in_an_earlier_run_alone_survives_runs_that_do_not_touch_i
 def test_a_large_state_is_as_exact_at_an_interruption_as_a_small_one(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "CHEAP_STATE", 0.0)
+    monkeypatch.setattr(pairs, "CHEAP", 0.0)
 
     async def collect(ctx: AsyncContext) -> int:
         async for item in ctx.each("loop", range(2000)):

@@ -451,7 +451,7 @@ integers = st.one_of(
 
 
 @given(data=st.binary(max_size=3 * CELL))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_random_bytes_say_nothing(wreck: Wreck, data: bytes) -> None:
     assert look(wreck, data) == Takeover(None)
     assert look(wreck, HEAD + data) == Takeover(None)
@@ -459,7 +459,6 @@ def test_random_bytes_say_nothing(wreck: Wreck, data: bytes) -> None:
 
 
 @given(size=st.integers(0, 2 * CELL))
-@settings(deadline=None)
 def test_a_file_that_was_cut_says_the_truth_or_nothing(wreck: Wreck, size: int) -> None:
     assert is_true(look(wreck, wreck.data[:size]))
     assert is_true(look(wreck, wreck.data[:size].ljust(len(wreck.data), b"\0")))
@@ -476,7 +475,7 @@ NOT_THE_POSITION: Final = [
         st.sampled_from(NOT_THE_POSITION), st.integers(1, 255), min_size=1, max_size=8
     )
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_file_in_which_bytes_were_changed_says_the_truth_or_nothing(
     wreck: Wreck, flips: dict[int, int]
 ) -> None:
@@ -498,7 +497,7 @@ def with_slots(data: bytes, slots: list[int]) -> bytes:
 
 
 @given(numbers=st.lists(integers, min_size=8, max_size=8), texts=st.binary(max_size=448))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_cell_with_the_right_key_and_nothing_else_right_says_nothing(
     wreck: Wreck, numbers: list[int], texts: bytes
 ) -> None:
@@ -545,7 +544,7 @@ def hostile(wreck: Wreck, numbers: list[int], text: bytes, step: str) -> bytes:
 @example([0, 0, 2**63 - 1, 0, 0, 0, 0, 0], b'["items",1,null,1,null]', "items", NO_SLOTS)
 @example([0, 7, -2, INTEGER, 0, 0, 0, 0], b'["items",1,null,1,null]', "items", [1] * 32)
 @example([0, 7, -(2**63), INTEGER, 5, 0, 0, 0], b'["items",1,null,1,null]', "items", [1] * 32)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_cell_that_was_forged_crashes_nothing(
     wreck: Wreck, numbers: list[int], text: bytes, step: str, slots: list[int]
 ) -> None:

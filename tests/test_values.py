@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracedjobs._core.values import (
@@ -221,7 +221,6 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(deadline=None)
 def test_any_nesting_of_values_comes_back_the_same(value: object) -> None:
     assert_round_trip(value)
 
@@ -495,7 +494,6 @@ def test_a_call_stack_that_is_nearly_full_is_no_recursion_error() -> None:
 
 
 @given(VALUES, st.data())
-@settings(deadline=None)
 def test_a_damaged_text_raises_nothing_but_a_serialization_error(
     value: object, data: st.DataObject
 ) -> None:

@@ -247,7 +247,7 @@ PLAIN_JSON = st.recursive(
 
 
 @given(st.text() | PLAIN_JSON.map(json.dumps))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_text_raises_anything_but_a_serialization_error(text: str) -> None:
     with contextlib.suppress(SerializationError):
         decode(text)

@@ -313,6 +313,7 @@ class Fleet:
         shown = {each: job_as_json(self._runtime.get(each)) for each in self.jobs}
         with urlopen(f"{self._exporter.address}/metrics") as page:
             samples = parsed(_without_buckets(page.read().decode()))
+        spans = self._receiver.spans  # what they tell of is in the records that are read later
         after = self._records()
         if value(samples, "exporter_last_success_timestamp_seconds") < began:
             msg = "the exporter shows what it read before"
@@ -323,7 +324,7 @@ class Fleet:
         self.figures.looks += 1
         self.figures.moved += len(self.jobs) - len(same)
         self._watch.see(samples)
-        self._check_new_spans(after)
+        self._check_new_spans(spans, after)
         _check_growing(samples, before, after)
         of_each = _by_job(samples)
         for each in same:
@@ -378,9 +379,8 @@ class Fleet:
             "total": None if step is None else step["total"],
         }, shown
 
-    def _check_new_spans(self, records: Mapping[str, _Seen]) -> None:
+    def _check_new_spans(self, spans: Sequence[Received], records: Mapping[str, _Seen]) -> None:
         """What spans say of runs and steps that have ended is what the records say by now."""
-        spans = self._receiver.spans
         new, self._spans_seen = spans[self._spans_seen :], len(spans)
         self.figures.spans += len(new)
         for span in new:

@@ -136,7 +136,7 @@ def facts(job: JobSnapshot) -> list[object]:
 
 @pytest.mark.parametrize("function", [do_shape, do_shape_async], ids=["sync", "async"])
 @given(shape=shapes)
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 def test_an_interruption_at_any_checkpoint_changes_nothing_that_is_done(
     function: Job[..., Any], shape: Shape
 ) -> None:
@@ -168,7 +168,7 @@ def test_an_interruption_at_any_checkpoint_changes_nothing_that_is_done(
 
 @pytest.mark.parametrize("function", [do_shape, do_shape_async], ids=["sync", "async"])
 @given(shape=shapes)
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 def test_a_job_that_is_interrupted_at_each_item_gets_to_its_end(
     function: Job[..., Any], shape: Shape
 ) -> None:

@@ -32,7 +32,7 @@ class FakeRun:
     """As much of a run as a ledger needs."""
 
     is_async = False
-    state_touched = False
+    state = SimpleNamespace(touched=False)
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -18,6 +18,7 @@ from tracedjobs._core.stepping import (
     position_of,
     step_flow,
 )
+from tracedjobs._core.telling import tell_skipped
 from tracedjobs._core.waiting import drive, drive_async
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class BaseContext:
         run.progress.encountered[name] = None
         done = run.progress.completed.get(name)
         if done is not None:
-            run.tell_skipped(done)
+            tell_skipped(run, done)
             return skipped_loop(run, done)
         isolate(run, isolated=isolated)
         loop = loop_over(

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 from tracedjobs._core.records import FINISHED, Count, JobRecord, Position, Status, StepRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = [
     "BUCKETS",
+    "BUCKET_LABELS",
     "OTHER",
     "OUTCOMES",
     "STEP_OUTCOMES",
@@ -43,7 +44,7 @@ OTHER: Final = "other"
 
 _WAITS: Final = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 _WORK: Final = (0.1, 1, 5, 15, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)
-BUCKETS: Final = {
+BUCKETS: Final[dict[str, tuple[float, ...]]] = {
     "queue_wait": _WAITS,
     "resume_delay": _WAITS,
     "run_duration": _WORK,
@@ -53,6 +54,10 @@ BUCKETS: Final = {
     "stop_latency": (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 }
 """Upper bounds of each histogram's buckets in seconds; above the last is `+Inf`."""
+BUCKET_LABELS: Final = {
+    metric: (*(repr(float(bound)) for bound in bounds), "+Inf")
+    for metric, bounds in BUCKETS.items()
+}
 
 REASONS: Final = frozenset(
     {
@@ -89,9 +94,7 @@ def reason_label(reason: str | None) -> str:
 
 def bucket_of(metric: str, seconds: float) -> str:
     """The label of the bucket that those seconds belong to: its upper bound."""
-    bounds: Sequence[float] = BUCKETS[metric]
-    at = bisect_left(bounds, seconds)
-    return repr(float(bounds[at])) if at < len(bounds) else "+Inf"
+    return BUCKET_LABELS[metric][bisect_left(BUCKETS[metric], seconds)]
 
 
 def uncounted(head: JobRecord) -> int:

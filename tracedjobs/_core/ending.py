@@ -24,6 +24,7 @@ from tracedjobs._core.records import (
     position_columns,
 )
 from tracedjobs._core.run import LeaseLost, Run
+from tracedjobs._core.telling import tell, tell_step
 from tracedjobs._core.waiting import Ask, Flow, Pause
 from tracedjobs.errors import (
     LeaseLostError,
@@ -83,7 +84,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
             if isinstance(error, Exception):
                 # A refusal, or a defect: trying again would not help. Its lease ends by itself.
                 _tell_step_end(run)
-                run.emit("job_interrupted", reason=type_name(error))
+                tell(run, "job_interrupted", reason=type_name(error))
                 raise
             late = error
             continue
@@ -107,7 +108,7 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
 def _tell_lost_lease(run: Run, pending: tuple[Count, ...] = ()) -> Flow[None]:
     if not run.recorded:
         _tell_step_end(run)
-    run.emit("job_lease_lost")
+    tell(run, "job_lease_lost")
     lost = counting.Tally(run.record).add("leases_lost")
     counts = (*lost, *pending, *run.pending.take(run.record))
     with suppress(StoreError):
@@ -177,14 +178,14 @@ def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) ->
 
 
 def _last_position(run: Run) -> tuple[Position | None, str | None]:
-    if run.state_touched:
-        return run.pair
+    if run.state.touched:
+        return run.state.pair
     return run.live_position(), None
 
 
 def _unrecorded(run: Run, ending: Ending) -> Outcome:
     _tell_step_end(run)
-    run.emit("job_interrupted", reason="store_unavailable")
+    tell(run, "job_interrupted", reason="store_unavailable")
     return Outcome(
         run.record.id,
         run.number,
@@ -198,14 +199,14 @@ def _unrecorded(run: Run, ending: Ending) -> Outcome:
 
 def _tell_end(run: Run, ending: Ending) -> None:
     _tell_step_end(run, failed=ending.status is Status.FAILED)
-    run.emit(f"job_{ending.status}", reason=ending.reason)
+    tell(run, f"job_{ending.status}", reason=ending.reason)
 
 
 def _tell_step_end(run: Run, *, failed: bool = False) -> None:
     run.end_watch()
     # Of a loop, which does not know how its run ends; a step that is called has told by itself.
     if isinstance(run.current, Loop):
-        run.step_event("job_step_failed" if failed else "job_step_interrupted", run.current)
+        tell_step(run, "job_step_failed" if failed else "job_step_interrupted", run.current)
 
 
 def _outcome(run: Run, ending: Ending) -> Outcome:

@@ -14,6 +14,7 @@ from weakref import ref
 
 from tracedjobs._core.flight_recorder import private_numbers
 from tracedjobs._core.step import Step
+from tracedjobs._core.telling import tell_step
 from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError
 
@@ -164,6 +165,12 @@ class Loop(Step, Generic[T]):
             return DONE
         self._places = ()
         items = (self._here or None) if self._items is None else self._items()
+        if items is not None and items.gi_running:
+            msg = (
+                f"finish() of the loop of step '{self.name}' was called by its own source. Let the "
+                f"source return, which ends the loop too; or call it in the loop's body."
+            )
+            raise InvalidStepError(msg)
         if items is not None and items.gi_frame is not None:
             with suppress(Finish):
                 items.throw(Finish)
@@ -441,4 +448,4 @@ class Loop(Step, Generic[T]):
             run.note_stop()
         yield from run.complete_step(self.record("null"))
         self._done = True
-        run.step_event("job_step_completed", self)
+        tell_step(run, "job_step_completed", self)

@@ -20,6 +20,7 @@ from tracedjobs._core.records import (
 from tracedjobs._core.run import LeaseLost, Run, Stopping
 from tracedjobs._core.saver import WISHES, saver
 from tracedjobs._core.stepping import check_applied, left_message
+from tracedjobs._core.telling import tell
 from tracedjobs._core.waiting import Call, Flow, drive
 from tracedjobs.errors import (
     Interrupt,
@@ -167,7 +168,7 @@ def _call(run: Run, job: Job[..., Any], errors: tuple[type[BaseException], ...])
     try:
         args, kwargs = bound_arguments(job, run.record)
         run.ctx = ctx = typed_context(run)
-        run.emit("job_resumed" if run.resumed else "job_started")
+        tell(run, "job_resumed" if run.resumed else "job_started")
         value = yield Call(lambda: job.fn(ctx, *args, **kwargs))
         return _judge_return(run, value)
     except BaseException as error:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from tracedjobs import events
-from tracedjobs._core import counting, trace, values
+from tracedjobs._core import counting, trace
+from tracedjobs._core.attention import Attention
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import Pending
 from tracedjobs._core.progress import Progress
 from tracedjobs._core.records import SEQ_GAP, JobRecord, Position, Save, StepRecord, Stored
-from tracedjobs._core.telling import tell_later
+from tracedjobs._core.state import State
+from tracedjobs._core.telling import tell_step
 from tracedjobs._core.waiting import DONE, Ask, Flow, Pause, resume, resume_async, start
 from tracedjobs._core.watching import Watcher
 from tracedjobs.errors import Interrupt, StoreError, StoreUnavailableError, TracedJobsError
@@ -35,59 +34,33 @@ __all__ = ["LeaseLost", "Run", "Stopping"]
 Stopping = Callable[..., bool | str | None]
 """Called with the running `ctx`: `True` or a reason interrupts."""
 
-CHEAP_STATE: Final = 50e-6
-"""Seconds: a state that is stored faster than this is taken after every item."""
-STATE_SHARE: Final = 20
-"""A dearer state is taken only when the time since the last taking is this many times its cost."""
-STATE_AGE: Final = 1 / 8
-"""Of `checkpoint_every`: a state that is taken is never older, whatever it costs. With the saver's
-share, and the save itself, that stays below the whole."""
-
 
 class LeaseLost(Interrupt):
     """Ends a run inside the job when its lease is gone; `perform` raises `LeaseLostError`."""
 
 
-class Run:
-    """What one run knows.
-
-    Whoever wants the job's thread to do more than go on to the next item says so, from any thread,
-    by `want_attention`: `attention` is then true, `calm` no longer `int`, and `hot` released.
-    """
+class Run(Attention):
+    """What one run knows."""
 
     __slots__ = (
         "__weakref__",
-        "_asked",
-        "_away",
-        "_pair_cost",
-        "_pair_taken_at",
         "_save_first",
         "_seen",
-        "_told",
         "_watcher",
-        "_wish",
-        "attention",
         "begun",
-        "calm",
         "cell",
         "completing",
         "counted",
         "ctx",
         "current",
-        "ended",
-        "hot",
-        "in_doubt",
         "is_async",
         "lease_deadline",
         "lease_ttl",
-        "lost",
         "number",
         "options",
-        "pair",
         "pending",
         "progress",
         "progressed_at",
-        "raised",
         "record",
         "recorded",
         "resumed",
@@ -95,11 +68,10 @@ class Run:
         "started_at",
         "started_boot",
         "state",
-        "state_touched",
-        "stop_seen_at",
         "stopping",
         "store",
         "token",
+        "told",
         "unapplied",
     )
 
@@ -116,6 +88,7 @@ class Run:
         stopping: Sequence[Stopping],
         is_async: bool,
     ) -> None:
+        super().__init__()
         self.store = store
         self.record: JobRecord = stored.job
         self.begun = stored
@@ -140,106 +113,38 @@ class Run:
         self.started_boot = boot_time()
         self.progressed_at: float | None = stored.job.progressed_at
         self.seq = itertools.count(1)
-        self._asked: str | None = None
-        self._wish: str | None = None
-        self._away = False
-        self.raised: Interrupt | None = None
-        self.lost: str | None = None
-        self.in_doubt = False
-        self.ended = False
         self.recorded = False
         """Whether the store knows how it ended."""
-        self.state: dict[object, object] | None = None
-        self.state_touched = False
+        self.state = State(stored.job.state)
         self.completing = False
         """Whether a step's completion, with the state after it, may have been written or not."""
         self.counted = stored.job.counted
         """How many items of the open step are in the store's totals."""
         self.pending = Pending()
         """What is counted beside the run's own changes, and goes with the next of them."""
-        self.stop_seen_at: float | None = None
-        self.pair: tuple[Position | None, str] = (None, "")
-        self._pair_taken_at = 0.0
-        self._pair_cost = 0.0
         self._seen: Position | None = stored.open_position
-        self._told: Position | None = stored.open_position
+        self.told: Position | None = stored.open_position
+        """The newest position that the reporter was told of."""
         self._watcher = Watcher(self)
-        self.calm: type[int] | None = int
-        self.hot: memoryview | None = None
-        self.attention = False
         if self._wants_attention():
             self.want_attention()
 
     # -- what other threads may call ---
-
-    @property
-    def stop_reason(self) -> str | None:
-        """Why the run is asked to stop; a cancellation is above all others."""
-        if self._wish == "cancelled":
-            return self._wish
-        return self._asked or self._wish or ("store_unavailable" if self._away else None)
-
-    def request_stop(self, reason: str) -> None:
-        """Ask for an interruption at the next checkpoint. Takes no lock: signals call it.
-
-        Each kind of request has a place of its own, so that taking one back never takes another
-        with it: a SIGTERM that comes while a pause is withdrawn holds.
-        """
-        if self.stop_seen_at is None:
-            self.stop_seen_at = boot_time()
-        if reason in {"paused", "cancelled"}:
-            self._wish = reason
-        elif reason == "store_unavailable":
-            self._away = True
-        elif self._asked is None:
-            self._asked = reason
-        self.want_attention()
-
-    def want_attention(self) -> None:
-        """Have the job's thread look here before its next item. Takes no lock, as above.
-
-        Said in the three ways that the loops have of seeing it, each the cheapest in its place.
-        """
-        self.attention = True
-        self.calm = None
-        self.cool()
-
-    def cool(self) -> None:
-        """Have nothing written any more to what is hot."""
-        if self.hot is not None:
-            self.hot.release()
-
-    def withdraw_stop(self) -> None:
-        """Take back what an operator wished, or the store's absence asked for."""
-        self._wish = None
-        self._away = False
-        if self._asked is None:
-            self.stop_seen_at = None
-
-    def lose(self, why: str) -> None:
-        """Say that another run has the job: this one may write nothing more."""
-        self.lost = why
-        self.want_attention()
-
-    def doubt(self) -> None:
-        """Say that the lease has ended unrenewed: the job asks the store before it goes on."""
-        self.in_doubt = True
-        self.want_attention()
 
     def take_save(self) -> Save:
         """The newest position, for the saver.
 
         The number is taken before the position is read. So of two saves the one with the higher
         number never holds an older position than what the other had read, and a store that
-        refuses lower numbers never goes back. The position is read before `state_touched`: while
+        refuses lower numbers never goes back. The position is read before `state.touched`: while
         that is still false afterwards, the state was as the run found it when the position was
         read, for the job's thread takes the first pair before it sets the flag.
         """
         seq = next(self.seq)
         position = self.live_position()
         state = None
-        if self.state_touched:
-            position, state = self.pair
+        if self.state.touched:
+            position, state = self.state.pair
         if position != self._seen:
             self._seen = position
             self.progressed_at = self.store.time()
@@ -317,15 +222,15 @@ class Run:
         setter writes the reason first and the flag last.
         """
         self.check()
+        every = self.options.checkpoint_every
         if self.in_doubt:
             yield from self._ask_whether_still_ours()
-        if between_items and self.state_touched:
-            self._take_pair(due=advanced)
-        if self._save_first or (advanced and self.options.checkpoint_every == 0):
+        if between_items and self.state.touched:
+            self.state.take(self.live_position, every=every if advanced else None)
+        if self._save_first or (advanced and every == 0):
             yield from self.save_now()
             self._save_first = False
         self.attention = False
-        self.calm = int
         if self._wants_attention():
             self.want_attention()
         reason = self.stop_reason
@@ -334,21 +239,9 @@ class Run:
         if reason is None and consult:
             reason = self._asked_to_stop()
         if reason is not None:
-            if self.state_touched and between_items:
-                self._take_pair(due=False)
+            if self.state.touched and between_items:
+                self.state.take(self.live_position)
             self.interrupt(reason)
-
-    def heated(self, numbers: memoryview) -> memoryview:
-        """`numbers`, for a loop that looks at nothing else.
-
-        From when attention is wanted, writing to it raises `ValueError`.
-        """
-        self.cool()
-        self.hot = hot = numbers[:]
-        # Whoever wanted it before that line has not released it, but had set the flag.
-        if self.attention:
-            hot.release()
-        return hot
 
     def note_stop(self) -> None:
         """Ask whether to stop after the last item: the next checkpoint, if there is one, does."""
@@ -374,21 +267,17 @@ class Run:
 
     def touch_state(self) -> dict[object, object]:
         """The state, to be saved from now on together with the cursor."""
-        if self.state is None:
-            text = self.record.state
-            self.state = {} if text is None else _as_dict(values.decode(text))
-        if not self.state_touched:
+        mapping = self.state.mapping
+        if not self.state.touched:
             self.cell.keep_count_alone()
-            # In this order, see `take_save`: what the flag promises is there before the flag.
-            self.pair = (self.live_position(), self.record.state or "{}")
-            self.state_touched = True
+            self.state.touch(self.live_position())
             self.want_attention()
-        return self.state
+        return mapping
 
     def take_state(self) -> None:
         """Take position and state as one pair, between two items, whatever it costs."""
-        if self.state_touched:
-            self._take_pair(due=False)
+        if self.state.touched:
+            self.state.take(self.live_position)
 
     def save_now(self) -> Flow[None]:
         """Save the position before anything else happens."""
@@ -406,8 +295,8 @@ class Run:
         """Record that the open step is done, durably, before anything else happens."""
         self.check()
         state = None
-        if self.state_touched:
-            state = values.encode(self.state, path="state")
+        if self.state.touched:
+            state = self.state.text()
         # Above that of every save which is begun before the completion is known here: such a save
         # holds the open step and the state of before, and must not come after it.
         seq = next(self.seq) + SEQ_GAP
@@ -442,7 +331,7 @@ class Run:
         self.current = None
         self.cell.close_step()
         if state is not None:
-            self.pair = (None, state)
+            self.state.pair = (None, state)
         # In this order: whoever takes a number of the new ones finds the new position and pair.
         self.seq = itertools.count(seq + 1)
         self.counted = 0
@@ -456,7 +345,7 @@ class Run:
         step.let_go()  # and in the flight recorder it stays as it is: nothing is saved yet
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
-        self.step_event("job_step_interrupted" if interrupted else "job_step_failed", step)
+        tell_step(self, "job_step_interrupted" if interrupted else "job_step_failed", step)
         trace.tell(lambda tracing: tracing.left(self))
 
     def let_go(self) -> None:
@@ -504,54 +393,6 @@ class Run:
         """
         return self.lease_ttl / 4
 
-    def emit(self, event: str, **payload: object) -> None:
-        """Tell the reporter, with what every payload has."""
-        events.notify_of(self.record, event, **payload)
-
-    def emit_saved(self, save: Save) -> bool:
-        """Tell the reporter when a newer cursor was saved; the saver's thread does not wait."""
-        position = save.position
-        if position is None or position == self._told:
-            return False
-        self._told = position
-        tell_later(
-            self.record,
-            "job_cursor_advanced",
-            step=position.step,
-            cursor=position.cursor,
-            items=position.items,
-            total=position.total,
-            duration_s=self.store.time() - position.started_at,
-        )
-        return True
-
-    def step_event(self, event: str, step: Step, **payload: object) -> None:
-        """Tell the reporter of a step, with what every payload of a step has."""
-        position, seconds = step.position(), None
-        with suppress(StoreError):  # it was closed, and tells the time no more
-            seconds = self.store.time() - step.started_at
-        events.notify_of(
-            self.record,
-            event,
-            step=step.name,
-            cursor=position.cursor,
-            items=position.items,
-            total=position.total,
-            duration_s=seconds,
-            **payload,
-        )
-
-    def tell_skipped(self, done: StepRecord) -> None:
-        """Tell the reporter that a step was done before, with what is kept of it."""
-        self.emit(
-            "job_step_skipped",
-            step=done.name,
-            cursor=done.cursor,
-            items=done.items,
-            total=done.total,
-            duration_s=done.ended_at - done.started_at,
-        )
-
     # -- its own ---
 
     def _ask_for_save(self) -> None:
@@ -569,12 +410,8 @@ class Run:
         return (
             self.options.checkpoint_every == 0
             or self._save_first
-            or self.stop_reason is not None
-            or self.in_doubt
-            or self.lost is not None
-            or self.raised is not None
-            or self.ended
-            or self.state_touched
+            or self.has_reason
+            or self.state.touched
             or bool(self.stopping)
         )
 
@@ -611,24 +448,3 @@ class Run:
         if isinstance(found, StoreError):
             raise found
         return found[0]
-
-    def _take_pair(self, *, due: bool) -> None:
-        # `due` asks for it only when it is cheap, or long enough ago: a state of some size taken
-        # after each item of a fast loop would make the loop slow. With `checkpoint_every=0` it is
-        # due at every item.
-        began = time.perf_counter()
-        if (
-            due
-            and self._pair_cost > CHEAP_STATE
-            and began - self._pair_taken_at
-            < min(self._pair_cost * STATE_SHARE, self.options.checkpoint_every * STATE_AGE)
-        ):
-            return
-        position = self.live_position()
-        self.pair = (position, values.encode(self.state, path="state"))
-        self._pair_taken_at = time.perf_counter()
-        self._pair_cost = self._pair_taken_at - began
-
-
-def _as_dict(value: object) -> dict[object, object]:
-    return value if isinstance(value, dict) else {}

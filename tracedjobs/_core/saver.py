@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from tracedjobs._core import owner
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.telling import tell_saved
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _note_answer(run: Run, save: Save, token: str | None, wish: str | None, bega
         run.request_stop(WISHES[wish])
     else:
         run.withdraw_stop()
-    if run.emit_saved(save) and save.position is not None:
+    if tell_saved(run, save) and save.position is not None:
         run.pending.checkpoint(save.position.step, boot_time() - began)
 
 

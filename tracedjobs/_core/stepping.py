@@ -12,6 +12,7 @@ from tracedjobs._core.loop import Loop
 from tracedjobs._core.options import checked_total, seconds
 from tracedjobs._core.order import check_step
 from tracedjobs._core.step import Step
+from tracedjobs._core.telling import tell_skipped, tell_step
 from tracedjobs._core.waiting import Call, drive
 from tracedjobs.errors import InvalidStepError
 
@@ -57,7 +58,7 @@ def step_flow(
     run.progress.encountered[name] = None
     done = run.progress.completed.get(name)
     if done is not None:
-        run.tell_skipped(done)
+        tell_skipped(run, done)
         return values.decode(done.result)
     isolate(run, isolated=isolated)
     position, done_there = position_of(run, name), None
@@ -88,7 +89,7 @@ def step_flow(
             yield from ledger.rollback()
         run.leave_step(step, error)
         raise
-    run.step_event("job_step_completed", step)
+    tell_step(run, "job_step_completed", step)
     return value if done_there is None else values.decode(done_there)
 
 
@@ -189,7 +190,7 @@ def open_step(run: Run, step: Step) -> None:
     run.take_state()
     step.keep_in(run.cell)
     trace.tell(lambda tracing: tracing.entered(run, step))
-    run.step_event("job_step_started", step, resumed=step.resumed)
+    tell_step(run, "job_step_started", step, resumed=step.resumed)
 
 
 def _with_step(

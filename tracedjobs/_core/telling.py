@@ -1,7 +1,8 @@
-"""Tells of what the saver's thread sees, in a thread of its own.
+"""Tells the reporter of runs and their steps, with what the payload of each has.
 
-The leases of all runs hang on the saver: a subscriber that takes long, or waits for a pipe that
-nobody reads, must not hold it up. What jobs tell themselves is told in their own threads.
+What jobs tell themselves is told in their own threads. What the saver's thread sees is told in one
+of its own: the leases of all runs hang on the saver, and a subscriber that takes long, or waits for
+a pipe that nobody reads, must not hold it up.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
+from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
-    from tracedjobs._core.records import JobRecord
+    from tracedjobs._core.records import JobRecord, Save, StepRecord
+    from tracedjobs._core.run import Run
+    from tracedjobs._core.step import Step
 
-__all__ = ["tell_in_order", "tell_later"]
+__all__ = ["tell", "tell_in_order", "tell_later", "tell_saved", "tell_skipped", "tell_step"]
 
 MOST: Final = 10_000
 """Events that wait to be told; of more the oldest are dropped, which one line says."""
@@ -87,3 +91,60 @@ def tell_in_order(job: JobRecord, event: str, **payload: object) -> None:
         events.notify_of(job, event, **payload)
     else:
         _teller.tell(job, event, payload)
+
+
+def tell(run: Run, event: str, **payload: object) -> None:
+    """Tell of the run."""
+    events.notify_of(run.record, event, **payload)
+
+
+def tell_step(run: Run, event: str, step: Step, **payload: object) -> None:
+    """Tell of a step of the run."""
+    if not events.listened():
+        return
+    position = step.position()
+    try:
+        seconds = run.store.time() - step.started_at
+    except StoreError:  # it was closed, and tells the time no more
+        seconds = None
+    events.notify_of(
+        run.record,
+        event,
+        step=step.name,
+        cursor=position.cursor,
+        items=position.items,
+        total=position.total,
+        duration_s=seconds,
+        **payload,
+    )
+
+
+def tell_skipped(run: Run, done: StepRecord) -> None:
+    """Tell that a step was done before, with what is kept of it."""
+    tell(
+        run,
+        "job_step_skipped",
+        step=done.name,
+        cursor=done.cursor,
+        items=done.items,
+        total=done.total,
+        duration_s=done.ended_at - done.started_at,
+    )
+
+
+def tell_saved(run: Run, save: Save) -> bool:
+    """Tell when a newer cursor was saved; the saver's thread does not wait."""
+    position = save.position
+    if position is None or position == run.told:
+        return False
+    run.told = position
+    tell_later(
+        run.record,
+        "job_cursor_advanced",
+        step=position.step,
+        cursor=position.cursor,
+        items=position.items,
+        total=position.total,
+        duration_s=run.store.time() - position.started_at,
+    )
+    return True

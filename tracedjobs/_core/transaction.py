@@ -249,7 +249,7 @@ class Ledger:
 
     def _written(self, cursor: str, items: int, result: str | None) -> Values:
         run = self._run
-        state = values.encode(run.state, path="state") if run.state_touched else None
+        state = run.state.text() if run.state.touched else None
         return self._values() | {
             "rewinds": run.record.rewinds,
             "cursor": cursor,

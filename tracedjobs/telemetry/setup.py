@@ -92,9 +92,15 @@ def configure(
 
 
 def flush() -> None:
-    """Send what jobs of this process owe, and its log records, now, and wait for it."""
+    """Send what jobs of this process owe, and its log records, now, and wait for it.
+
+    Also what the tracer provider holds: the spans of submissions are there, and the user's own.
+    """
     if _tracing is not None:
         _tracing.sender.flush()
+        provider = api.get_tracer_provider()
+        if isinstance(provider, TracerProvider):
+            provider.force_flush()
     if _logging is not None:
         _logging.flush()
 

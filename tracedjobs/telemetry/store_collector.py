@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from tracedjobs._core.counting import (
-    BUCKETS,
+    BUCKET_LABELS,
     OTHER,
     OUTCOMES,
     STEP_OUTCOMES,
@@ -252,7 +252,7 @@ def _histograms(survey: Survey, living: Sequence[_Live]) -> Iterator[Metric]:
         for labels, by_bound in sorted(counts.get(name, {}).items()):
             so_far = 0.0
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-            for bound in (*(repr(float(each)) for each in BUCKETS[name]), "+Inf"):
+            for bound in BUCKET_LABELS[name]:
                 so_far += by_bound.get(bound, 0.0)
                 of_job = waits.get((*labels, bound)) if name == "queue_wait" else None
                 buckets.append((bound, so_far) if of_job is None else (bound, so_far, of_job))

@@ -65,20 +65,27 @@ class JobSpan(api.NonRecordingSpan):
 
         Without `keep` nothing is kept.
         """
-        flags = api.TraceFlags.SAMPLED if place.sampled else api.TraceFlags.DEFAULT
-        super().__init__(
-            api.SpanContext(
+        super().__init__(api.INVALID_SPAN_CONTEXT)
+        self.place = place
+        self._known_context: api.SpanContext | None = None
+        self._keep = keep
+        self._extras: Extras | None = None
+        self.known = keep is None
+        """Whether the store is sure to have it: if it has not been sent, others can tell of it."""
+
+    def get_span_context(self) -> api.SpanContext:
+        """Its ids, made when somebody asks: in most steps nobody does."""
+        made = self._known_context
+        if made is None:
+            place = self.place
+            flags = api.TraceFlags.SAMPLED if place.sampled else api.TraceFlags.DEFAULT
+            made = self._known_context = api.SpanContext(
                 int(place.trace_id, 16),
                 int(place.span_id, 16),
                 is_remote=True,
                 trace_flags=api.TraceFlags(flags),
             )
-        )
-        self.place = place
-        self._keep = keep
-        self._extras: Extras | None = None
-        self.known = keep is None
-        """Whether the store is sure to have it: if it has not been sent, others can tell of it."""
+        return made
 
     def is_recording(self) -> bool:
         """Whether what is put on it will be sent."""

@@ -160,6 +160,7 @@ def test_a_chord_of_interrupted_tasks_runs_its_body_once_which_may_be_interrupte
 ) -> None:
     app, body = place.app, tmp_path / "body"
     paths = [tmp_path / f"header{number}" for number in range(3)]
+    plain = group(app.simple.s(number) for number in range(2)).apply_async()
     header = group(app.count.s(str(path), 150) for path in paths)
     whole = chord(header)(app.gather.s(str(body), 150))
     worker = place.start()
@@ -170,6 +171,7 @@ def test_a_chord_of_interrupted_tasks_runs_its_body_once_which_may_be_interrupte
     other.stop()
     place.start()
     assert whole.get(timeout=PATIENCE) == ["counted 150"] * 3
+    assert plain.get(timeout=1) == [1, 2]
     worker.ends()
     other.ends()
     for path in (*paths, body):

@@ -115,8 +115,26 @@ def test_finish_called_by_the_source_says_so(runtime: Runtime) -> None:
             pass
 
     loops: list[Any] = []
-    with pytest.raises(InvalidStepError, match="by its own source"):
+    with pytest.raises(InvalidStepError, match="while it is being asked for"):
         runtime.perform(runtime.submit(finished))
+
+
+def test_a_source_that_finishes_its_loop_before_it_gives_anything_gives_nothing(
+    runtime: Runtime,
+) -> None:
+    def source(_: object) -> list[tuple[int, int]]:
+        loops[0].finish()
+        return [(1, 1), (2, 2)]
+
+    @job(name="finished before it began")
+    def finished(ctx: Context) -> list[int]:
+        loops.append(ctx.each("items", source))
+        return list(loops[0])
+
+    loops: list[Any] = []
+    outcome = runtime.perform(runtime.submit(finished))
+    assert outcome.result == []
+    assert [step.status for step in runtime.get(outcome.job_id).steps] == ["completed"]
 
 
 def test_finish_in_another_task_while_the_loop_waits_hands_out_nothing_more(
@@ -324,7 +342,9 @@ def pairs_to(size: int) -> Callable[[object], Iterator[tuple[int, int]]]:
 
 
 @pytest.mark.parametrize(
-    "source", [range(10**9), range(5, 10**9), pairs_to(10**9)], ids=["range", "part", "pairs"]
+    "source",
+    [range(10**9), range(5, 10**9), pairs_to(10**9)],
+    ids=["range", "part", "pairs"],
 )
 def test_what_a_signals_handler_raises_is_never_taken_for_the_loops_own(
     runtime: Runtime, source: Any

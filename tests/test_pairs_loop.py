@@ -12,7 +12,6 @@ import pytest
 import tracedjobs
 from tests.loop_jobs import over
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import SLOTS
 from tracedjobs.errors import SerializationError
 from tracedjobs.testing import interrupt_during
 
@@ -138,44 +137,6 @@ def test_cursors_that_are_no_ints_after_ints_are_resumed_with_their_type(
     assert (asked[1], type(asked[1])) == (later, type(later))
     assert seen == [0, 1, 2, 3]
     assert (lab.get(job_id).steps[0].cursor, lab.get(job_id).steps[0].items) == (10, 4)
-
-
-class Odd:
-    """What a slot of the flight recorder takes for an int, and a store does not."""
-
-    def __index__(self) -> int:
-        return 4
-
-
-@pytest.mark.parametrize(
-    ("later", "error"),
-    [((3, Odd()), SerializationError), ([3, 4], TypeError), ("ab", TypeError)],
-    ids=["counts as an int", "a list", "a text of two"],
-)
-def test_what_only_looks_like_the_pairs_before_it_is_refused_soon(
-    lab: Lab, later: object, error: type[Exception]
-) -> None:
-    seen: list[int] = []
-    body = over(lambda _: [*((at, at + 1) for at in range(3)), *[later] * 99], seen)
-    job_id = lab.submit(body, resume_errors_after_advancing=False)
-    with pytest.raises(error, match=r"Odd|\[3, 4\]|'ab'"):
-        lab.perform(job_id)
-    assert len(seen) <= len(SLOTS) + 2
-    assert lab.get(job_id).steps[0].items <= len(seen)
-
-
-def test_a_bool_after_ints_is_kept_as_one_when_the_job_fails(lab: Lab) -> None:
-    after = (True, 10)
-
-    async def fails(ctx: AsyncContext) -> None:
-        async for item in ctx.each("loop", ints_then(*after)):
-            if item == 4:
-                raise ZeroDivisionError
-
-    job_id = lab.submit(fails, resume_errors_after_advancing=False)
-    with pytest.raises(ZeroDivisionError):
-        lab.perform(job_id)
-    assert lab.get(job_id).steps[0].cursor is True
 
 
 def test_a_text_that_looks_like_json_is_a_cursor_like_any_other(lab: Lab) -> None:

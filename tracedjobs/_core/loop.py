@@ -167,8 +167,9 @@ class Loop(Step, Generic[T]):
         items = (self._here or None) if self._items is None else self._items()
         if items is not None and items.gi_running:
             msg = (
-                f"finish() of the loop of step '{self.name}' was called by its own source. Let the "
-                f"source return, which ends the loop too; or call it in the loop's body."
+                f"finish() of the loop of step '{self.name}' was called while it is being asked "
+                f"for an item, such as by its own source. Call it in the loop's body; a source "
+                f"that returns ends the loop too."
             )
             raise InvalidStepError(msg)
         if items is not None and items.gi_frame is not None:
@@ -205,7 +206,10 @@ class Loop(Step, Generic[T]):
         if self._done:
             return iter(())
         if self._ledger is None:
-            items = self._iterate(cast("Iterable[Any]", self._open()))
+            opened = self._open()
+            if self._done:  # its source has called `finish`
+                return iter(())
+            items = self._iterate(cast("Iterable[Any]", opened))
         else:
             items = self._iterate_in_transactions()
         self._items = ref(cast("GeneratorType[T, None, None]", items))

@@ -23,6 +23,8 @@ from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
 
@@ -88,7 +90,7 @@ class PairsLoop(Loop[T]):
 
     def _go_to(self, place: Any) -> None:
         after, count = place
-        self._move(self._stored(after) if isinstance(after, tuple) else after, count)
+        self._move(self._stored_late(after), count)
 
     def _move(self, after: str | int, count: int) -> None:
         # In the order that `flight_recorder` asks for, whether slots are in use or not.
@@ -117,7 +119,6 @@ class PairsLoop(Loop[T]):
         pairs = iter(opened)
         pair: Any = NOTHING
         after: Any = None
-        last: Any = 0
         at = 0
         try:
             while True:
@@ -127,7 +128,7 @@ class PairsLoop(Loop[T]):
                     break
                 if run.attention:
                     yield from self._until_attended()
-                after, at = self._stored(pair), 0
+                after = self._stored(pair)
                 yield pair[0]
                 count = numbers[COUNT]
                 count = (count if count >= 0 else self.items) + 1
@@ -141,47 +142,37 @@ class PairsLoop(Loop[T]):
                         numbers[ALL_SLOTS] = ALL_EMPTY
                         numbers[COUNT] = ~count
                         at = 0
-                        for at, pair in zip(IN_ORDER, pairs, strict=False):
+                        for at, pair in zip(IN_ORDER, pairs):  # noqa: B905 - `strict` costs
                             item, after = pair
-                            if run.attention:
+                            if type(after) is not run.calm:  # not `int`, as a slot takes a bool
                                 break
                             yield item
-                            numbers[at] = last = after
+                            numbers[at] = after
                         else:
                             if at != IN_ORDER[-1]:
                                 pair = END
                                 break
                             count += len(IN_ORDER)
-                            numbers[count & 1] = last
+                            numbers[count & 1] = after
                             numbers[COUNT] = count
-                            if not isinstance(pair, tuple):
-                                self._refuse_pair(pair)
                             pair = NOTHING
-                            if type(last) is int:
-                                continue
+                            continue
                         break
-                except (TypeError, ValueError):
+                except (TypeError, ValueError) as error:
                     run.check()  # the run has ended: its numbers were released
-                    if not at or numbers[at] != EMPTY:
-                        raise  # the source's own
+                    here = cast("TracebackType", error.__traceback__)
+                    if not at or numbers[at] != EMPTY or here.tb_next is not None:
+                        raise  # the source's own, or of a signal's handler
                     try:
                         _, after = pair
                     except (TypeError, ValueError):
                         self._refuse_pair(pair)
-                    if isinstance(after, int) and after.bit_length() < BITS:
-                        raise  # of a signal's handler: it would have fitted
-                    # What does not fit a slot, whose item is done.
-                    self._move(self._stored(pair), self.items + 1)
-                    pair, last = NOTHING, 0
-                finally:
-                    # A slot takes whatever counts as an int, such as a bool: for a process that
-                    # is killed, an equal number. All others find what the source gave.
-                    if type(last) is not int:
-                        self._move(self._stored((None, last)), self.items)
-                        last = 0
+                    # An int too large for the slots, whose item is done.
+                    self._move(self._stored((None, after)), self.items + 1)
+                    pair = NOTHING
         except GeneratorExit:
             if not self._waiting:
-                self._in_hand = (pair if at else after, self.items + 1)
+                self._in_hand = (after, self.items + 1)
             raise
         except ValueError:
             run.check()  # as above
@@ -254,6 +245,10 @@ class PairsLoop(Loop[T]):
         if type(after) is int and after.bit_length() < BITS:
             return after
         return values.encode_cursor(after)
+
+    def _stored_late(self, after: str | int) -> str | int:
+        # An int too large for the numbers was not seen in the loop, which sees types only.
+        return self._stored((None, after)) if type(after) is int else after
 
     def _refuse_pair(self, found: object) -> NoReturn:
         msg = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
@@ -33,12 +34,13 @@ try:
     from celery.exceptions import Ignore, Reject, Retry
     from kombu.utils import json
 
+    from tracedjobs.queues.celery_held import held_by
     from tracedjobs.queues.celery_stop import busy, connect, stopped_at
 except ImportError as error:
     raise MissingExtraError(missing("celery", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
 
@@ -161,6 +163,10 @@ class _Continuable(Continuable):
         with _silently():
             again.apply_async()
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:
+        """See `Continuable.held`."""
+        return held_by(self.app, {job.queue or self.queue for job in jobs})
+
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """What the task's function does: in a worker a run of its job."""
         request = self._task.request
@@ -242,8 +248,16 @@ def _on_publish(
         }
         return _kept(Context({**headers, **embedded}, delivery_info=info))
 
-    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message)
+    wait = _seconds_until(headers.get("eta"))
+    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)
     made.publish(delivery, queue=routing_key or None)
+
+
+def _seconds_until(eta: Any) -> float:
+    if not isinstance(eta, str):
+        return 0.0
+    at = datetime.fromisoformat(eta)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 # -- the worker ---

@@ -30,9 +30,7 @@ __all__ = ["LEASE", "MORE", "Fleet", "Form", "History", "Restart", "Sent"]
 LEASE: Final = 10.0
 """Longer than a busy machine keeps a process from its processor; nothing waits for it on a host."""
 PATIENCE: Final = 120.0
-"""Seconds without one job more that is done."""
-STRANDED: Final = 6.0
-"""Seconds in which no job runs, and none of those that wait can be on its way to a worker."""
+"""Seconds without one job more that is done: messages that died with a worker are missed later."""
 STOPS: Final = 20.0
 """Seconds within which a worker that was stopped is to end."""
 
@@ -103,8 +101,6 @@ class History:
     kills: list[tuple[float, frozenset[int]]] = field(default_factory=list)
     """When which processes were killed at once, by the monotonic clock."""
     restarts: list[Restart] = field(default_factory=list)
-    stranded: int = 0
-    """Messages that were sent again by hand."""
     seconds: float = 0.0
 
 
@@ -119,7 +115,6 @@ class Fleet:
         self._hurt: set[int] = set()
         """Workers that lost a process of their own to a kill, which their logs tell of."""
         self._open: list[Sent] = []
-        self._idle_since = time.monotonic()
         self.sent: list[Sent] = []
         self.history = History()
 
@@ -139,14 +134,17 @@ class Fleet:
         self._chance.shuffle(events)
         for event in events:
             self._keep_busy()
-            until(self._some_run, f"a job runs: {self._place.told()[-4000:]}", within=PATIENCE)
+            until(
+                lambda: bool(self._running()),
+                f"a job runs: {self._place.told()[-4000:]}",
+                within=PATIENCE,
+            )
             time.sleep(self._chance.uniform(0, 2 * self._form.pause))
             event()
         give_up, before = time.monotonic() + PATIENCE, 0
         while left := self._left():
             if len(left) != before:
                 give_up, before = time.monotonic() + PATIENCE, len(left)
-            self._send_stranded(left)
             assert time.monotonic() < give_up, self._why(left)
             self._keep_running()
             time.sleep(0.05)
@@ -225,25 +223,6 @@ class Fleet:
         self.history.kills.append((time.monotonic(), pids))
 
     # -- its means ---
-
-    def _some_run(self) -> bool:
-        self._send_stranded(self._left())
-        return bool(self._running())
-
-    def _send_stranded(self, left: list[Sent]) -> None:
-        """Have the messages sent again that died with a worker before it began with their jobs.
-
-        As an operator does, with `resume`, where no job has run for a while and some are pending:
-        nobody else does, since a pending job may as well wait in a long queue.
-        """
-        if self._running():
-            self._idle_since = time.monotonic()
-        elif time.monotonic() - self._idle_since > STRANDED:
-            self._idle_since = time.monotonic()
-            for sent in left:
-                if self._place.job(sent.job_id).status == "pending":
-                    self.history.stranded += 1
-                    self._place.runtime.resume(sent.job_id)
 
     def _send(self) -> None:
         kind, form = self._place.kind, self._form

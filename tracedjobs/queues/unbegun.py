@@ -44,7 +44,7 @@ from tracedjobs.errors import StoreError
 from tracedjobs.queues.base import Continuable, log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tracedjobs._core.records import JobRecord
     from tracedjobs._core.runtime import Runtime
@@ -60,7 +60,8 @@ SHORTEST: Final = 4.5
 """Seconds that lie between two looks at least, three times as long as between two looks of a worker
 at what it has taken."""
 SHARE: Final = 200
-"""A look is made once in that many times as long as it takes."""
+"""A look is made once in that many times as long as it takes, or once a minute."""
+LONGEST: Final = 60.0
 MISSED: Final = "missed"
 """The reason of a pending job whose message the broker did not hold at the last look."""
 
@@ -132,10 +133,11 @@ def _look(runtime: Runtime, family: str) -> None:
         if not store.elect(name, holder, seconds=period):
             return
         began = time.monotonic()
-        look_for_unbegun(runtime, family)
-        longer = SHARE * (time.monotonic() - began)
+        told = list(_looked_for(runtime, family))
+        longer = min(SHARE * (time.monotonic() - began), LONGEST)
         if longer > period:
             store.elect(name, holder, seconds=longer)
+        _act(store, told)
     except StoreError:
         pass  # which the recovery tells
     except Exception:  # noqa: BLE001 - a defect of ours must not end it
@@ -144,6 +146,11 @@ def _look(runtime: Runtime, family: str) -> None:
 
 def look_for_unbegun(runtime: Runtime, family: str) -> list[str]:
     """One look, at jobs of that family; the ids of those that were sent anew."""
+    return _act(runtime.store, list(_looked_for(runtime, family)))
+
+
+def _looked_for(runtime: Runtime, family: str) -> Iterator[tuple[JobRecord, bool, float]]:
+    """Of each job that it is time for whether its message is there, and when the look began."""
     store = runtime.store
     began = store.time()
     seen_lately = began - patience_of(runtime)
@@ -154,15 +161,20 @@ def look_for_unbegun(runtime: Runtime, family: str) -> list[str]:
             continue  # others look after it
         if job.handed_at is None or job.handed_at <= seen_lately:
             brokers.setdefault(id(getattr(made, "app", made)), []).append((made, job))
-    sent: list[str] = []
     for pairs in brokers.values():
         for job, found in _told(pairs[0][0], [job for _, job in pairs]):
-            if found and job.reason == MISSED:
-                _note(store, job, reason=None)
-            elif not found and job.reason != MISSED:
-                _note(store, job, handed_at=began, reason=MISSED)
-            elif not found and hand_back_unbegun(store, job):
-                sent.append(job.id)
+            yield job, found, began
+
+
+def _act(store: Store, told: Iterable[tuple[JobRecord, bool, float]]) -> list[str]:
+    sent: list[str] = []
+    for job, found, began in told:
+        if found and job.reason == MISSED:
+            _note(store, job, reason=None)
+        elif not found and job.reason != MISSED:
+            _note(store, job, handed_at=began, reason=MISSED)
+        elif not found and hand_back_unbegun(store, job):
+            sent.append(job.id)
     return sent
 
 

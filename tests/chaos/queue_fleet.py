@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.processes import until
 from tests.queues.harness import session
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ __all__ = ["LEASE", "MORE", "Fleet", "Form", "History", "Restart", "Sent"]
 LEASE: Final = 10.0
 """Longer than a busy machine keeps a process from its processor; nothing waits for it on a host."""
 PATIENCE: Final = 120.0
-"""Seconds without one job more that is done: messages that died with a worker are missed later."""
+"""Seconds without one job more that is done; messages that died are missed after two looks."""
 STOPS: Final = 20.0
 """Seconds within which a worker that was stopped is to end."""
 
@@ -134,11 +133,7 @@ class Fleet:
         self._chance.shuffle(events)
         for event in events:
             self._keep_busy()
-            until(
-                lambda: bool(self._running()),
-                f"a job runs: {self._place.told()[-4000:]}",
-                within=PATIENCE,
-            )
+            self._wait_for_any()
             time.sleep(self._chance.uniform(0, 2 * self._form.pause))
             event()
         give_up, before = time.monotonic() + PATIENCE, 0
@@ -245,6 +240,14 @@ class Fleet:
         self._keep_running()
         for _ in range(3 * self._form.workers - len(self._left())):
             self._send()
+
+    def _wait_for_any(self) -> None:
+        """Wait until a job runs, which may be after those that died with a worker were missed."""
+        give_up = time.monotonic() + PATIENCE
+        while not self._running():
+            assert time.monotonic() < give_up, self._why(self._left())
+            self._keep_running()
+            time.sleep(0.05)
 
     def _wait_for_job(self, worker: Worker) -> None:
         """Wait until the worker is at a job, for as long as one may have to wait in its queue."""

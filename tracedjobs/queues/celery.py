@@ -8,6 +8,7 @@ broker `recover` publishes again.
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from tracedjobs.queues.base import (
     keep_unknown,
     missing,
 )
+from tracedjobs.queues.recovery import taken
 
 try:
     from celery import signals
@@ -34,7 +36,7 @@ try:
     from celery.exceptions import Ignore, Reject, Retry
     from kombu.utils import json
 
-    from tracedjobs.queues.celery_held import held_by
+    from tracedjobs.queues.celery_held import held_by, is_redis
     from tracedjobs.queues.celery_stop import busy, connect, stopped_at
 except ImportError as error:
     raise MissingExtraError(missing("celery", error)) from error
@@ -200,7 +202,7 @@ class _Continuable(Continuable):
 
     def _let_the_last_poll_pass(self) -> None:
         at = stopped_at()
-        if at is not None and "redis" in str(self.app.connection().transport.driver_type):
+        if at is not None and is_redis(self.app):
             time.sleep(max(at + LAST_POLL - boot_time(), 0.0))
 
     def _queue_of(self, job: JobRecord, kept: dict[str, Any]) -> str | None:
@@ -254,13 +256,27 @@ def _on_publish(
 
 
 def _seconds_until(eta: Any) -> float:
-    if not isinstance(eta, str):
+    at = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    if not isinstance(at, datetime):
         return 0.0
-    at = datetime.fromisoformat(eta)
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 # -- the worker ---
+
+
+def _on_received(request: Any = None, **_more: object) -> None:
+    """A message has come to this worker, which may not begin with it for long."""
+    made = _ours.get(str(request.name))
+    if made is None or not is_redis(made.app):
+        return
+    at_hand, channel = weakref.ref(request), getattr(request.message, "channel", None)
+
+    def here() -> bool:
+        # A connection that is lost has its messages given back, whatever still refers to them.
+        return at_hand() is not None and not getattr(channel, "closed", False)
+
+    taken.add(made, str(request.id), wait=_seconds_until(request.eta), here=here)
 
 
 def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> None:
@@ -276,5 +292,6 @@ def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa:
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")
 # Weak references would let go of functions that nobody else holds.
 signals.before_task_publish.connect(_on_publish, weak=False)
+signals.task_received.connect(_on_received, weak=False)
 signals.task_revoked.connect(_on_revoked, weak=False)
 signals.task_unknown.connect(_on_unknown, weak=False)

@@ -1,14 +1,16 @@
-"""Which messages Celery's broker holds, where that is Redis.
+"""Which messages Celery's broker holds for others to take, where that is Redis.
 
-A worker's kill loses a message there that was acknowledged and not begun with, and one that it was
-given and had not noted as unacknowledged yet. What is noted so the broker gives back, after its
-`visibility_timeout`; what waits in its lists is given to others.
+Those in its lists. What a worker has taken stays noted as unacknowledged, and is given back after
+`visibility_timeout`, which is hours: too late for a worker that was killed. So it does not count
+here; a worker that lives tells of those that it has not begun with. RabbitMQ gives them back when
+the worker's connection has gone, and cannot be asked what is in a queue.
 """
 
 from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from redis import Redis
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["held_by"]
+__all__ = ["held_by", "is_redis"]
 
 MAJORS: Final = (5,)
 PAGE: Final = 1000
@@ -30,24 +32,26 @@ OVERLAP: Final = 100
 
 def held_by(app: Celery, queues: Iterable[str]) -> Iterable[str] | None:
     """The ids of the messages in those queues, the next ones first; `None` if that is not known."""
-    if "redis" not in str(app.connection_for_read().transport.driver_type) or not _is_known:
+    if not is_redis(app) or not _is_known:
         return None
     declared = {str(name) for name in app.amqp.queues}
     return _ids(app, sorted({*queues, *declared}))
+
+
+@cache
+def is_redis(app: Celery) -> bool:
+    """Whether that is its broker."""
+    return "redis" in str(app.connection_for_read().transport.driver_type)
 
 
 def _ids(app: Celery, queues: Iterable[str]) -> Iterator[str]:
     with _channel(app) as channel:
         client: Any = Redis(connection_pool=channel.pool)
         prefix = channel.global_keyprefix
-        # First the lists, in the order in which a message goes from the one to the other.
         for priority in channel.priority_steps:
             for queue in queues:
                 for raw in _in_list(client, prefix + channel._q_for_pri(queue, priority)):  # noqa: SLF001 - guarded
                     yield from _id_of(raw)
-        for _, raw in client.hscan_iter(prefix + channel.unacked_key, count=PAGE):
-            message, *_ = json.loads(raw)
-            yield from _id_of(message)
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def _in_list(client: Any, key: str) -> Iterator[bytes]:
 
 def _id_of(raw: Any) -> Iterator[str]:
     """The id of the task in a message of kombu's."""
-    message = raw if isinstance(raw, dict) else json.loads(raw)
+    message = json.loads(raw)
     headers, properties = message.get("headers") or {}, message.get("properties") or {}
     found = headers.get("id") or properties.get("correlation_id")
     if found is not None:

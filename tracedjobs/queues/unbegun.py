@@ -44,7 +44,7 @@ from tracedjobs.errors import StoreError
 from tracedjobs.queues.base import Continuable, log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tracedjobs._core.records import JobRecord
     from tracedjobs._core.runtime import Runtime
@@ -83,12 +83,22 @@ class Taken:
     """
 
     def __init__(self) -> None:
-        self._since: dict[str, tuple[Continuable, float]] = {}
-        """Of each job its task, and when it was taken, or last told of."""
+        self._since: dict[str, tuple[Continuable, float, Callable[[], bool]]] = {}
+        """Of each job its task, when it was taken or last told of, and whether it is here still."""
 
-    def add(self, made: Continuable, job_id: str) -> None:
-        """A message has come."""
-        self._since[job_id] = made, time.monotonic()
+    def add(
+        self,
+        made: Continuable,
+        job_id: str,
+        *,
+        wait: float = 0.0,
+        here: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """A message has come, which is not to begin before `wait` seconds.
+
+        `here` says whether it is in this process still, for one whose end nobody tells.
+        """
+        self._since[job_id] = made, time.monotonic() + max(wait, 0.0), here
 
     def discard(self, job_id: str) -> None:
         """Its delivery is over."""
@@ -97,9 +107,11 @@ class Taken:
     def tell(self) -> None:
         """Put off the look for those that have waited for a while."""
         now = time.monotonic()
-        for job_id, (made, since) in list(self._since.items()):
-            patience = patience_of(made.runtime)
-            if now - since < patience / 2:
+        for job_id, (made, since, here) in list(self._since.items()):
+            if not here():
+                self.discard(job_id)
+                continue
+            if now - since < patience_of(made.runtime) / 2:
                 continue
             stored = made.runtime.store.load(job_id)
             if stored is None or stored.job.status is not Status.PENDING:
@@ -107,7 +119,7 @@ class Taken:
                 continue
             _note(made.runtime.store, stored.job, handed_at=made.runtime.store.time(), reason=None)
             if job_id in self._since:
-                self._since[job_id] = made, now
+                self._since[job_id] = made, now, here
 
 
 def start_look(runtime: Runtime, family: str) -> None:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from redis import Redis
 
 from tests.processes import until
 from tests.queues.harness import Place
 from tests.queues.on_huey import OnHuey
+from tests.stores.test_store_conformance import loaded
+from tracedjobs.queues import taskiq_held
 from tracedjobs.queues.unbegun import SHORTEST
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from tests.queues.harness import Kind
     from tests.queues.on_celery import OnCelery
+    from tests.queues.on_rq import OnRQ
     from tests.queues.on_taskiq import OnTaskiq
     from tracedjobs._core.records import JobRecord
 
@@ -182,3 +186,63 @@ def test_what_waits_is_not_sent_anew_and_what_died_with_its_worker_is(
             done = [item for _, item in sent.place.lines(path)]
             assert sorted(set(done)) == list(range(items))
             assert len(done) - items <= sent.place.job(job_id).run - 1  # at most one for the kill
+
+
+def test_what_a_worker_of_rq_had_taken_counts_as_lost_and_what_waits_does_not(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(rq_on_redis)
+    kind, task = place.kind, place.app.count
+    taken, waits, expired = [kind.send(task, str(tmp_path / "items"), 3) for _ in range(3)]
+    later = kind.send_later(task, 60, str(tmp_path / "items"), 3)
+    queue = task.continuable.app
+    for each in (taken, expired):
+        # Where a worker has it until it has prepared it, and what is left of one that has expired.
+        queue.connection.lrem(queue.key, 1, each.id)
+    queue.connection.rpush(queue.intermediate_queue.key, taken.id)
+    queue.connection.delete(expired.key)
+    records = {each.id: loaded(place.runtime.store, each.id).job for each in (taken, waits, later)}
+    assert set(task.continuable.held(list(records.values()))) == {waits.id, later.id}
+    task.continuable.send(records[taken.id])
+    assert queue.get_job_ids() == [waits.id, taken.id]
+    assert queue.intermediate_queue.get_job_ids() == []
+
+
+def test_of_a_stream_what_is_not_given_out_is_held_and_what_was_not_long_ago(
+    taskiq_on_redis: OnTaskiq, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(taskiq_on_redis, workers="stream", idle=60_000))
+    kind, task = place.kind, place.app.count
+    ids = [kind.id_of(kind.send(task, str(tmp_path / "items"), 3)) for _ in range(4)]
+    jobs = [loaded(place.runtime.store, each).job for each in ids]
+    broker = place.app.app
+    with Redis.from_url(taskiq_on_redis.redis) as client:
+        group = broker.consumer_group_name
+        given = client.xreadgroup(group, "killed", {broker.queue_name: ">"}, count=2)
+        ((_, messages),) = given
+        assert list(task.continuable.held(jobs)) == [*ids[2:], *ids[:2]]
+        client.xack(broker.queue_name, group, messages[0][0])
+        assert list(task.continuable.held(jobs)) == [*ids[2:], ids[1]]
+        broker.idle_timeout = 0
+        assert list(task.continuable.held(jobs)) == ids[2:]
+
+
+def test_a_long_list_is_read_from_its_end_page_by_page_while_it_changes(
+    taskiq_on_redis: OnTaskiq, place_of: Callable[[Kind], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taskiq_held, "PAGE", 10)
+    monkeypatch.setattr(taskiq_held, "OVERLAP", 4)
+    place = place_of(taskiq_on_redis)
+    kind, task = place.kind, place.app.simple
+    ids = [kind.id_of(kind.send(task, number)) for number in range(35)]
+    jobs = [loaded(place.runtime.store, ids[0]).job]
+    found = []
+    with Redis.from_url(taskiq_on_redis.redis) as client:
+        for number, each in enumerate(task.continuable.held(jobs)):
+            found.append(each)
+            if number % 10 == 0:
+                client.rpop("imports")  # a worker takes one
+                kind.send(task, 99)  # and two are put in front
+                kind.send(task, 99)
+    assert found[0] == ids[0]
+    assert set(ids) <= set(found)

@@ -30,7 +30,7 @@ from tracedjobs.queues.base import (
     stop,
 )
 from tracedjobs.queues.recovery import start_recovery
-from tracedjobs.queues.unbegun import MOST
+from tracedjobs.queues.unbegun import A_FEW, MOST
 
 try:
     from huey.api import Task
@@ -57,8 +57,6 @@ MAJORS: Final = (3,)
 OF_THE_MOMENT: Final = frozenset({"id", "name", "eta", "args", "kwargs", "expires_resolved"})
 """What of a message is known otherwise, or not the same when it is sent again."""
 
-A_FEW: Final = 2000
-"""Messages that are read first: as a rule those that are asked for are among them."""
 A_MESSAGE: Final = "a message of huey"
 
 

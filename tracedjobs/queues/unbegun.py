@@ -50,10 +50,12 @@ if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
     from tracedjobs.stores.base import Store
 
-__all__ = ["MISSED", "Taken", "look_for_unbegun", "start_look"]
+__all__ = ["A_FEW", "MISSED", "MOST", "Taken", "look_for_unbegun", "start_look"]
 
 PAGE: Final = 2000
 """Jobs that are read at once, twice a look at most."""
+A_FEW: Final = PAGE
+"""Messages that are read first, where all are read at once: as a rule no more are needed."""
 MOST: Final = 100_000
 """Messages of a broker that are read in a look: of jobs behind these nothing is known."""
 SHORTEST: Final = 4.5

@@ -193,19 +193,23 @@ def test_what_a_worker_of_rq_had_taken_counts_as_lost_and_what_waits_does_not(
 ) -> None:
     place = place_of(rq_on_redis)
     kind, task = place.kind, place.app.count
-    taken, waits, expired = [kind.send(task, str(tmp_path / "items"), 3) for _ in range(3)]
+    taken, waits = [kind.send(task, str(tmp_path / "items"), 3) for _ in range(2)]
     later = kind.send_later(task, 60, str(tmp_path / "items"), 3)
     queue = task.continuable.app
-    for each in (taken, expired):
+    dropped = queue.enqueue(task, str(tmp_path / "items"), 3, ttl=60)
+    for each in (taken, dropped):
         # Where a worker has it until it has prepared it, and what is left of one that has expired.
         queue.connection.lrem(queue.key, 1, each.id)
     queue.connection.rpush(queue.intermediate_queue.key, taken.id)
-    queue.connection.delete(expired.key)
-    records = {each.id: loaded(place.runtime.store, each.id).job for each in (taken, waits, later)}
+    queue.connection.delete(dropped.key)
+    all_sent = (taken, waits, dropped, later)
+    records = {each.id: loaded(place.runtime.store, each.id).job for each in all_sent}
     assert set(task.continuable.held(list(records.values()))) == {waits.id, later.id}
-    task.continuable.send(records[taken.id])
+    for each in (taken, dropped):
+        task.continuable.send(records[each.id])
     assert queue.get_job_ids() == [waits.id, taken.id]
     assert queue.intermediate_queue.get_job_ids() == []
+    assert place.job(dropped.id).status == "cancelled"
 
 
 def test_of_a_stream_what_is_not_given_out_is_held_and_what_was_not_long_ago(

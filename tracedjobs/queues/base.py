@@ -39,7 +39,7 @@ from tracedjobs.queues.answering import is_answered, may_answer, note_answer
 from tracedjobs.queues.stopping import this_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tracedjobs._core.lease import Taken
 
@@ -76,6 +76,8 @@ class Delivery:
     kwargs: Mapping[str, object] = field(default_factory=dict)
     message: Callable[[], object] = lambda: None
     """What is needed to send it again, asked when the job is recorded: see `Continuable.send`."""
+    wait: float = 0.0
+    """Seconds from now on before which the queue is not to bring it to a worker."""
     followed: bool = False
     """Whether the queue sends other messages when it is told of the job's end: see `answered`."""
     again: bool = False
@@ -161,6 +163,14 @@ class Continuable(ABC):
     @abstractmethod
     def send(self, job: JobRecord) -> None:
         """Send a message for that job, with its id, its arguments and what `message` kept."""
+
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:  # noqa: ARG002 - of who asks
+        """The ids of the messages that the broker holds, those first that it gives out next.
+
+        Of the queues that `jobs` are of, whose senders have the same application; others may be
+        among them. `None` where a worker's kill loses no message, or the broker cannot be asked.
+        """
+        return None
 
     def known(self) -> None:
         """Let jobs be handed back with it, from when its task is there."""
@@ -375,6 +385,7 @@ class Continuable(ABC):
             delivery.job_id,
             queue=queue or self.queue,
             message=_encoded(delivery),
+            wait=delivery.wait,
         )
 
     def _judge(self, outcome: Outcome) -> Verdict:

@@ -8,8 +8,10 @@ broker `recover` publishes again.
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
@@ -27,6 +29,7 @@ from tracedjobs.queues.base import (
     keep_unknown,
     missing,
 )
+from tracedjobs.queues.recovery import taken
 
 try:
     from celery import signals
@@ -35,12 +38,13 @@ try:
     from celery.states import SUCCESS
     from kombu.utils import json
 
+    from tracedjobs.queues.celery_held import held_by, is_redis
     from tracedjobs.queues.celery_stop import busy, connect, stopped_at
 except ImportError as error:
     raise MissingExtraError(missing("celery", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
 
@@ -167,6 +171,10 @@ class _Continuable(Continuable):
         with _silently():
             again.apply_async()
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:
+        """See `Continuable.held`."""
+        return held_by(self.app, {job.queue or self.queue for job in jobs})
+
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """What the task's function does: in a worker a run of its job."""
         request = self._task.request
@@ -207,7 +215,7 @@ class _Continuable(Continuable):
 
     def _let_the_last_poll_pass(self) -> None:
         at = stopped_at()
-        if at is not None and "redis" in str(self.app.connection().transport.driver_type):
+        if at is not None and is_redis(self.app):
             time.sleep(max(at + LAST_POLL - boot_time(), 0.0))
 
     def _queue_of(self, job: JobRecord, kept: dict[str, Any]) -> str | None:
@@ -270,8 +278,16 @@ def _on_publish(
         }
         return _kept(Context({**headers, **embedded}, delivery_info=info))
 
-    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message)
+    wait = _seconds_until(headers.get("eta"))
+    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)
     made.publish(delivery, queue=routing_key or None)
+
+
+def _seconds_until(eta: Any) -> float:
+    at = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    if not isinstance(at, datetime):
+        return 0.0
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
 
 
 # -- the worker ---
@@ -285,6 +301,20 @@ def _on_end(sender: Any = None, task_id: str | None = None, **_more: object) -> 
     # The main process says so too, of a task that was killed: what that comes to is not known yet.
     if task_id in {None, request.id} and request.id and _is_followed(request):
         made.answered(str(request.id))
+
+
+def _on_received(request: Any = None, **_more: object) -> None:
+    """A message has come to this worker, which may not begin with it for long."""
+    made = _ours.get(str(request.name))
+    if made is None or not is_redis(made.app):
+        return
+    at_hand, channel = weakref.ref(request), getattr(request.message, "channel", None)
+
+    def here() -> bool:
+        # A connection that is lost has its messages given back, whatever still refers to them.
+        return at_hand() is not None and not getattr(channel, "closed", False)
+
+    taken.add(made, str(request.id), wait=_seconds_until(request.eta), here=here)
 
 
 def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> None:
@@ -302,5 +332,6 @@ check_version("celery", MAJORS, "running jobs may not see that their worker stop
 signals.before_task_publish.connect(_on_publish, weak=False)
 signals.task_success.connect(_on_end, weak=False)
 signals.task_failure.connect(_on_end, weak=False)
+signals.task_received.connect(_on_received, weak=False)
 signals.task_revoked.connect(_on_revoked, weak=False)
 signals.task_unknown.connect(_on_unknown, weak=False)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from copy import copy
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -28,6 +30,7 @@ from tracedjobs.queues.base import (
 )
 from tracedjobs.queues.recovery import start_recovery
 from tracedjobs.queues.stopping import WorkerStop, at_work
+from tracedjobs.queues.unbegun import A_FEW, MOST
 
 try:
     from huey.api import Task
@@ -40,7 +43,8 @@ except ImportError as error:
     raise MissingExtraError(missing("huey", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from huey import Huey
 
@@ -120,6 +124,20 @@ class _Continuable(Continuable):
         args, kwargs = self.arguments_of(job)
         self.app.enqueue(_rebuilt(self.app, self._task.task_class, job, args, kwargs))
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str]:  # noqa: ARG002 - one queue
+        """See `Continuable.held`: Huey forgets what it gives out."""
+        storage = self.app.storage
+        yield from self._ids(storage.enqueued_items(A_FEW))
+        # In the order in which a task goes from the one into the other when its time has come.
+        yield from self._ids(storage.scheduled_items(MOST))
+        yield from self._ids(storage.enqueued_items(MOST))
+
+    def _ids(self, messages: Iterable[Any]) -> Iterable[str]:
+        for each in messages:
+            message = self.app.serializer.deserialize(each)
+            if isinstance(message, Message):
+                yield str(message.id)
+
     def enqueueing(self, task: Task) -> None:
         """A task is about to be put into the broker, for the first time or once more."""
         self.publish(self._delivery(task, task.args, task.kwargs))
@@ -158,11 +176,13 @@ class _Continuable(Continuable):
     def _delivery(
         self, task: Task, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Delivery:
+        wait = 0.0 if task.eta is None else _seconds_until(self.app, task.eta)
         return Delivery(
             str(task.id),
             args,
             kwargs,
             lambda: _kept(self.app, task),
+            wait,
             followed=not self.app.immediate and _is_followed(task),
         )
 
@@ -173,6 +193,11 @@ class _Continuable(Continuable):
 def _is_followed(task: Task) -> bool:
     """Whether others are sent at its end: the next of a pipeline, the callback of a chord."""
     return task.on_complete is not None or task.chord_config is not None
+
+
+def _seconds_until(app: Huey, eta: datetime) -> float:
+    """An ETA is without a time zone: in UTC, or else in this host's time."""
+    return (eta.replace(tzinfo=UTC) if app.utc else eta).timestamp() - time.time()
 
 
 def _kept(app: Huey, task: Task) -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 Each worker process starts a thread for it. Of the processes that share a run directory one leads:
 it holds a lock there, which the kernel gives to another as soon as it dies. It finds what dead
-processes of this host were running, at once. What the whole store knows, leases that have ended and
-jobs that wait, only that leader looks at which is elected in the store.
+processes of this host were running, at once. What the whole store knows, leases that have ended,
+jobs that wait, and those whose message was lost (see `unbegun`), only that leader looks at which is
+elected in the store.
 
 Two that both work, for want of a run directory or of an answer, do no harm: each step of `recover`
 is a change of the store that only one of them gets through.
@@ -25,12 +26,13 @@ from tracedjobs._core.owner import run_directory
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.queues.base import known_continuables, log
 from tracedjobs.queues.stopping import WorkerStop, stop
+from tracedjobs.queues.unbegun import Taken, start_look
 
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
     from tracedjobs._core.signals import StopFlag
 
-__all__ = ["start_recovery"]
+__all__ = ["start_recovery", "taken"]
 
 EVERY: Final = 1.5
 """Seconds between two looks."""
@@ -46,6 +48,8 @@ _leading: dict[str, tuple[int, str]] = {}
 """The lock's descriptor, and by which name this run directory is elected."""
 _alone: Final = os.urandom(8).hex()
 """The same where there is no run directory."""
+taken: Final = Taken()
+"""What this worker has taken and not begun with, where its adapter tells."""
 
 
 def start_recovery(family: str, worker: StopFlag | WorkerStop = stop) -> None:
@@ -70,6 +74,8 @@ def _look(family: str, workers: list[StopFlag | WorkerStop]) -> None:
     purged: dict[str, float] = {}
     # Not once they are told to stop: a broker may give what is sent now to such a worker.
     while not all(each.came for each in workers):
+        with contextlib.suppress(StoreError):  # which is told below
+            taken.tell()
         for runtime in _runtimes(family):
             url = runtime.store.url
             holder = _leader(f"{family} {url}")
@@ -108,6 +114,7 @@ def _look_after(runtime: Runtime, family: str, holder: str) -> bool:
         elected = True  # the node that knows: jobs of others are looked for all the same
     if elected:
         runtime.recover(by=by)
+        start_look(runtime, family)
     return elected
 
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
+from tracedjobs._core.records import Status
 from tracedjobs.errors import MissingExtraError, TracedJobsError
 from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
@@ -26,6 +27,7 @@ from tracedjobs.queues.base import (
     decorator,
     missing,
 )
+from tracedjobs.queues.unbegun import A_FEW, MOST
 
 try:
     from rq import Queue, Retry, get_current_job
@@ -49,7 +51,7 @@ except ImportError as error:
     raise MissingExtraError(missing("rq", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tracedjobs._core.job import Job
     from tracedjobs._core.records import JobRecord
@@ -147,9 +149,26 @@ class _Continuable(Continuable):
         tasks[self._path()] = self
         return self._entry
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str]:
+        """See `Continuable.held`.
+
+        What a killed worker had taken RQ calls failed, minutes later: as all else that it does not
+        bring to a worker, that is not held.
+        """
+        for name in {job.queue or self.queue for job in jobs}:
+            queue = self._queue_named(name)
+            yield from queue.get_job_ids(0, A_FEW)
+            # In the order in which a job goes from the ones into the other.
+            for registry in (queue.scheduled_job_registry, queue.deferred_job_registry):
+                yield from registry.get_job_ids(0, MOST, cleanup=False)
+            yield from queue.get_job_ids(0, MOST)
+
     def send(self, job: JobRecord) -> None:
         message = self._found(job.id)
         if message is None:
+            if job.status is Status.PENDING and _has_ttl(job):
+                self.revoked(job.id)  # Redis has forgotten it, as its user asked for
+                return
             message = self._rebuilt(job)
             queue = self._queue(message)
         else:
@@ -252,11 +271,14 @@ class _Continuable(Continuable):
 
     def _queue(self, message: Message) -> Queue:
         """The one that the message was sent to, which need not be ours."""
+        return self._queue_named(message.origin)
+
+    def _queue_named(self, name: str) -> Queue:
         app = self.app
-        if message.origin in {"", app.name}:
+        if name in {"", app.name}:
             return app
         return type(app)(
-            message.origin,
+            name,
             connection=app.connection,
             job_class=app.job_class,
             serializer=app.serializer,
@@ -271,6 +293,11 @@ class _Continuable(Continuable):
         if options is not None:
             restore(message, options)
         return message
+
+
+def _has_ttl(job: JobRecord) -> bool:
+    kept: Any = kept_message(job) or {}
+    return kept.get("ttl") is not None
 
 
 def _is_followed(message: Message) -> bool:

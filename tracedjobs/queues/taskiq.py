@@ -30,6 +30,7 @@ try:
     from taskiq.kicker import AsyncKicker
     from taskiq.labels import parse_label
 
+    from tracedjobs.queues.taskiq_held import held_by
     from tracedjobs.queues.taskiq_parameters import (
         of_the_job,
         plain,
@@ -49,7 +50,7 @@ except ImportError as error:
     raise MissingExtraError(missing("taskiq", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from taskiq import AsyncBroker
 
@@ -145,6 +146,10 @@ class _Continuable(Continuable):
                 await kicker.with_task_id(job.id).kiq(*args, **kwargs)
 
         wait_for(self.app, kick)
+
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:
+        """See `Continuable.held`."""
+        return held_by(self.app, [job.queue or self.queue for job in jobs])
 
     async def sending(self, message: TaskiqMessage) -> None:
         """A message of this task is about to be sent, for the first time."""

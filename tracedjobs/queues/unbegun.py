@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["A_FEW", "MISSED", "MOST", "Taken", "look_for_unbegun", "start_look"]
 
-PAGE: Final = 2000
+PAGE: Final = 1000
 """Jobs that are read at once, twice a look at most."""
 A_FEW: Final = PAGE
 """Messages that are read first, where all are read at once: as a rule no more are needed."""

@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.processes import until
 from tests.queues.harness import session
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ __all__ = ["LEASE", "MORE", "Fleet", "Form", "History", "Restart", "Sent"]
 LEASE: Final = 10.0
 """Longer than a busy machine keeps a process from its processor; nothing waits for it on a host."""
 PATIENCE: Final = 120.0
-"""Seconds without one job more that is done."""
-STRANDED: Final = 6.0
-"""Seconds in which no job runs, and none of those that wait can be on its way to a worker."""
+"""Seconds without one job more that is done; messages that died are missed after two looks."""
 STOPS: Final = 20.0
 """Seconds within which a worker that was stopped is to end."""
 
@@ -103,8 +100,6 @@ class History:
     kills: list[tuple[float, frozenset[int]]] = field(default_factory=list)
     """When which processes were killed at once, by the monotonic clock."""
     restarts: list[Restart] = field(default_factory=list)
-    stranded: int = 0
-    """Messages that were sent again by hand."""
     seconds: float = 0.0
 
 
@@ -119,7 +114,6 @@ class Fleet:
         self._hurt: set[int] = set()
         """Workers that lost a process of their own to a kill, which their logs tell of."""
         self._open: list[Sent] = []
-        self._idle_since = time.monotonic()
         self.sent: list[Sent] = []
         self.history = History()
 
@@ -139,14 +133,13 @@ class Fleet:
         self._chance.shuffle(events)
         for event in events:
             self._keep_busy()
-            until(self._some_run, f"a job runs: {self._place.told()[-4000:]}", within=PATIENCE)
+            self._wait_for_any()
             time.sleep(self._chance.uniform(0, 2 * self._form.pause))
             event()
         give_up, before = time.monotonic() + PATIENCE, 0
         while left := self._left():
             if len(left) != before:
                 give_up, before = time.monotonic() + PATIENCE, len(left)
-            self._send_stranded(left)
             assert time.monotonic() < give_up, self._why(left)
             self._keep_running()
             time.sleep(0.05)
@@ -226,25 +219,6 @@ class Fleet:
 
     # -- its means ---
 
-    def _some_run(self) -> bool:
-        self._send_stranded(self._left())
-        return bool(self._running())
-
-    def _send_stranded(self, left: list[Sent]) -> None:
-        """Have the messages sent again that died with a worker before it began with their jobs.
-
-        As an operator does, with `resume`, where no job has run for a while and some are pending:
-        nobody else does, since a pending job may as well wait in a long queue.
-        """
-        if self._running():
-            self._idle_since = time.monotonic()
-        elif time.monotonic() - self._idle_since > STRANDED:
-            self._idle_since = time.monotonic()
-            for sent in left:
-                if self._place.job(sent.job_id).status == "pending":
-                    self.history.stranded += 1
-                    self._place.runtime.resume(sent.job_id)
-
     def _send(self) -> None:
         kind, form = self._place.kind, self._form
         path = self._place.folder / f"job{len(self.sent)}"
@@ -266,6 +240,14 @@ class Fleet:
         self._keep_running()
         for _ in range(3 * self._form.workers - len(self._left())):
             self._send()
+
+    def _wait_for_any(self) -> None:
+        """Wait until a job runs, which may be after those that died with a worker were missed."""
+        give_up = time.monotonic() + PATIENCE
+        while not self._running():
+            assert time.monotonic() < give_up, self._why(self._left())
+            self._keep_running()
+            time.sleep(0.05)
 
     def _wait_for_job(self, worker: Worker) -> None:
         """Wait until the worker is at a job, for as long as one may have to wait in its queue."""

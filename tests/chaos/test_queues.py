@@ -60,5 +60,5 @@ def test_a_fleet_that_is_restarted_and_killed_loses_nothing_and_does_nothing_twi
     with capsys.disabled() if LONG else nullcontext():
         print(  # noqa: T201 - the figures are what the long form is for
             f"\n{queue}: {len(fleet.history.kills)} kills, {len(fleet.history.restarts)} restarts "
-            f"in {fleet.history.seconds:.0f} s, {fleet.history.stranded} stranded; {figures}"
+            f"in {fleet.history.seconds:.0f} s; {figures}"
         )

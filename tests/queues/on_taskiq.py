@@ -27,7 +27,12 @@ __all__ = ["OnTaskiq", "wait"]
 
 T = TypeVar("T")
 POOL: Final = ["--workers", "1", "--use-process-pool", "--max-process-pool-processes", "2"]
-OPTIONS: Final = {"list": ["--workers", "2"], "stream": POOL, "pool": POOL}
+OPTIONS: Final = {
+    "list": ["--workers", "2"],
+    "one": ["--workers", "1"],
+    "stream": POOL,
+    "pool": POOL,
+}
 APP: Final = """\
 from taskiq import SimpleRetryMiddleware
 from taskiq_redis import {broker}, ListRedisScheduleSource, RedisAsyncResultBackend

@@ -126,6 +126,36 @@ def test_copies_that_the_broker_makes_of_a_long_job_are_refused(
     assert sum(n for key, n in totals.items() if key[0] == "duplicates_refused") >= 1
 
 
+STUCK = """
+@continuable(app, **SOON, stall_after=1.0)
+def stick(ctx, path):
+    for item in ctx.each("items", range(3)):
+        note(path, f"{ctx.run} {item}")
+        while item == 1 and not os.path.exists(path + ".go"):
+            time.sleep(0.1)
+    return "unstuck"
+"""
+
+
+def test_green_threads_are_interrupted_and_watched(
+    celery_on_redis: OnCelery, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(celery_on_redis, pool="gevent", more=STUCK))
+    path, stuck = tmp_path / "items", tmp_path / "stuck"
+    worker = place.start()
+    stick = place.kind.send(place.app.stick, str(stuck))
+    handle, job_id = running(place, path, 300)
+    until(lambda: place.job(stick.id).stall is not None, "the saver lives, and sees what is stuck")
+    (tmp_path / "stuck.go").touch()
+    assert place.kind.result(stick) == "unstuck"
+    worker.stop()
+    place.until_status(job_id, "interrupted", within=2.0)
+    worker.ends()
+    place.start()
+    assert place.kind.result(handle) == "counted 300"
+    assert [item for _, item in place.lines(path)] == list(range(300))
+
+
 LIMITED = """
 def items_of(ctx, path):
     for item in ctx.each("items", range(150)):

@@ -18,7 +18,6 @@ from tests.processes import until
 from tests.queues.conftest import kind_of
 from tests.queues.on_dramatiq import OnDramatiq
 from tracedjobs import Context, Runtime
-from tracedjobs.queues.base import stop
 from tracedjobs.queues.dramatiq import continuable
 
 if TYPE_CHECKING:
@@ -54,6 +53,18 @@ def hang(ctx, path):
     note(path, f"{ctx.run} begins")
     while True:
         time.sleep(0.01)
+
+@continuable(app, **SOON, time_limit=400)
+async def slow_async(ctx, path, items):
+    async for item in ctx.each("items", range(items)):
+        note(path, f"{ctx.run} {item}")
+        await asyncio.sleep(0.2)
+    return "slowly on a loop"
+
+@continuable(app, **SOON, time_limit=200, max_retries=1, min_backoff=10, max_backoff=20)
+async def hang_async(ctx, path):
+    note(path, f"{ctx.run} begins")
+    await asyncio.sleep(60)
 
 @continuable(app, **SOON, notify_shutdown=True)
 def long_items(ctx, path, items):
@@ -161,6 +172,24 @@ def test_limits_of_time_and_age_do_what_dramatiq_says_of_them(place: Place, tmp_
     assert (ended - sent).total_seconds() > 1.5
 
 
+def test_async_actors_that_take_too_long_fail_as_others_do(place: Place, tmp_path: Path) -> None:
+    path, hung = tmp_path / "items", tmp_path / "hung"
+    place.start().says_ready()
+    slow = place.kind.send(place.app.slow_async, str(path), 9)
+    hang = place.kind.send(place.app.hang_async, str(hung))
+    with pytest.raises(ResultFailure, match="TimeLimitExceeded"):
+        place.kind.result(hang)
+    assert hung.read_text() == "1 begins\n2 begins\n"  # one retry
+    job = place.job(hang.message_id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "TimeLimitExceeded" in job.error.type
+    assert place.kind.result(slow) == "slowly on a loop"
+    reasons = {run.reason for run in place.job(slow.message_id).runs[:-1]}
+    assert reasons == {"error"}
+    assert sorted(set(items_of(place, path))) == list(range(9))
+
+
 def test_workers_in_the_applications_own_process_begin_and_end_as_in_its_tests() -> None:
     broker = StubBroker(middleware=[TimeLimit(time_limit=1000), Retries(max_retries=0)])
     with Runtime("memory://") as runtime:
@@ -177,16 +206,13 @@ def test_workers_in_the_applications_own_process_begin_and_end_as_in_its_tests()
         answers: list[int] = []
         assert add(1, 2) == 3  # as it is, without a message
         assert "time_limit" not in add.options  # the broker's is the user's own
-        try:
-            for number in range(2):
-                worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
-                worker.start()
-                sent = add.send(number, 1)
-                ask.send(number)
-                broker.join("default", timeout=10_000)
-                worker.stop()
-                assert runtime.get(sent.message_id).status == "completed"
-            until(lambda: "tracedjobs-recovery" not in names_of_threads(), "its thread has ended")
-        finally:
-            stop.clear()
+        for number in range(2):
+            worker = dramatiq.Worker(broker, worker_timeout=100, worker_threads=1)
+            worker.start()
+            sent = add.send(number, 1)
+            ask.send(number)
+            broker.join("default", timeout=10_000)
+            worker.stop()
+            assert runtime.get(sent.message_id).status == "completed"
+        until(lambda: "tracedjobs-recovery" not in names_of_threads(), "its thread has ended")
         assert answers == [1, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from huey.api import chord
 
 from tests.processes import PATIENCE, until
 from tests.queues.on_huey import OnHuey
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 MORE = """
 @app.task()
-def shout(text):
+def shout(text, path=None):
+    if path:
+        note(path, str(text).upper())
     return text.upper()
+
+@app.task()
+def collect(texts, path):
+    note(path, " and ".join(texts))
 """
 
 
@@ -34,6 +41,31 @@ def test_a_pipeline_goes_on_after_a_kill(place_of: Callable[[Kind], Place], tmp_
     last = list(sent)[-1]
     assert last.get(blocking=True, timeout=PATIENCE) == "COUNTED 120"
     assert len(place.lines(path)) - 120 <= 1
+
+
+def test_what_follows_is_sent_once_though_copies_of_the_message_come(
+    place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(OnHuey("threads", more=MORE))
+    app, count = place.app.app, place.app.count
+    after, whole = tmp_path / "after", tmp_path / "whole"
+    ran = [tmp_path / f"ran{number}" for number in range(3)]
+    sent = app.enqueue(count.s(str(ran[0]), 20).then(place.app.shout, path=str(after)))
+    members = [count.s(str(path), 20) for path in ran[1:]]
+    app.enqueue(chord(members, place.app.collect.s(path=str(whole))))
+    messages = [app.storage.dequeue() for _ in range(3)]
+    for each in messages:
+        app.storage.enqueue(each)
+    place.start()
+    until(lambda: after.exists() and whole.exists(), "what follows has run")
+    for each in messages * 5:
+        app.storage.enqueue(each)
+    until(lambda: not app.pending_count(), "the copies are taken")
+    assert place.kind.result(place.kind.send(place.app.simple, 1)) == 2
+    assert after.read_text() == "COUNTED 20\n"
+    assert whole.read_text() == "counted 20 and counted 20\n"
+    assert [len(place.lines(path)) for path in ran] == [20, 20, 20]
+    assert [each.get(blocking=True, timeout=PATIENCE) for each in sent][1] == "COUNTED 20"
 
 
 @pytest.mark.parametrize("workers", ["threads", "processes"])

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import psycopg.conninfo
 import pytest
-from procrastinate import App
+from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.testing import InMemoryConnector
 
 from tests.processes import PATIENCE, ROOT, Children, counted, until
 from tests.queues.on_procrastinate import OnProcrastinate
 from tests.queues.test_conformance import begun, items_of
-from tracedjobs import Runtime
+from tracedjobs import Context, Runtime
 from tracedjobs.errors import JobNotFoundError
+from tracedjobs.queues import procrastinate_rows
 from tracedjobs.queues.procrastinate import continuable, queue
 
 if TYPE_CHECKING:
@@ -404,47 +405,30 @@ def test_a_missing_package_is_named() -> None:
     assert b"pip install 'tracedjobs[procrastinate]'" in done.stderr
 
 
-ALONE = """
-import sys
-from procrastinate import App
-from procrastinate.testing import InMemoryConnector
-import tracedjobs
-from tracedjobs.queues import procrastinate_rows
-procrastinate_rows.MAJORS = (2,)
-from tracedjobs.queues.procrastinate import continuable
+def test_without_a_known_table_the_plain_retry_has_to_do(
+    procrastinate: OnProcrastinate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(procrastinate_rows, "MAJORS", (2,))
+    app = App(connector=PsycopgConnector(conninfo=procrastinate.address))
+    with Runtime("memory://") as runtime:
 
-app = App(connector=InMemoryConnector())
-runtime = tracedjobs.Runtime("memory://")
+        def parts(ctx: Context, items: int) -> int:
+            for item in ctx.each("items", range(items)):
+                if item == 3 and ctx.run == 1:
+                    ctx.interrupt("enough")
+            return ctx.run
 
-@continuable(app, runtime=runtime, resume_delay=0)
-def parts(ctx, items):
-    for item in ctx.each("items", range(items)):
-        if item == 3 and ctx.run == 1:
-            ctx.interrupt("enough")
-    return ctx.run
-
-if __name__ == "__main__":
-    with app.open():
-        row = parts.defer(items=6)
-    app.run_worker(wait=False)
-    app.run_worker(wait=False)
-    print(runtime.get(str(row)).result, app.connector.jobs[row]["status"], parts(items=2))
-"""
-
-
-def test_without_a_known_database_the_plain_retry_has_to_do(tmp_path: Path) -> None:
-    script = tmp_path / "alone.py"
-    script.write_text(ALONE, "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        env={"PYTHONPATH": str(ROOT), "TRACEDJOBS_RUN_DIR": str(tmp_path / "run")},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.stdout == "2 succeeded 1\n", done.stderr
-    assert "is not a version that tracedjobs was tried with (2.x)" in done.stderr
+        task = continuable(app, runtime=runtime, resume_delay=0)(parts)
+        assert "is not a version that tracedjobs was tried with (2.x)" in caplog.text
+        with app.open():
+            row = task.defer(items=6)
+        app.run_worker(wait=False, install_signal_handlers=False)
+        with app.open():
+            (found,) = app.job_manager.list_jobs(id=row)
+        assert (runtime.get(str(row)).result, found.status, found.attempts) == (2, "succeeded", 2)
+        assert task(items=2) == 1
 
 
 def test_what_cannot_be_had_is_refused() -> None:

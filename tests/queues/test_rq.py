@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from rq import Queue, Repeat, Retry
+from rq import Callback, Queue, Repeat, Retry
 from rq.command import send_stop_job_command
 from rq.job import Job, JobStatus
 
@@ -51,6 +51,11 @@ at_once = Queue("imports", connection=app.connection, is_async=False)
 if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ:
     from tracedjobs import telemetry
     telemetry.configure(logs=False)
+"""
+
+TELL = """
+def tell(message, connection, result):
+    note(message.meta["told"], str(result))
 """
 
 
@@ -186,8 +191,9 @@ def test_a_worker_without_application_and_scheduler_waits_itself(
     worker = place.start()
     handle = place.app.break_off.delay(str(tmp_path / "items"), 10)
     assert place.kind.result(handle) == "whole"
-    limited = place.app.app.enqueue(place.app.count, str(tmp_path / "limited"), 150, job_timeout=1)
-    assert place.kind.result(limited) == "counted 150"
+    # The horse imports the application in this time, too.
+    limited = place.app.app.enqueue(place.app.count, str(tmp_path / "limited"), 400, job_timeout=3)
+    assert place.kind.result(limited) == "counted 400"
     assert place.job(limited.id).run > 1
     assert limited.get_status() is JobStatus.FINISHED
     assert "has not imported the application" in worker.text()
@@ -214,6 +220,28 @@ def test_a_job_that_redis_forgot_is_enqueued_again_with_its_options(
     handle = Job.fetch(handle.id, connection=app.connection)
     assert (handle.retries_left, handle.result_ttl, handle.timeout) == (7, 900, -1)
     assert handle.description == "all of it"
+
+
+def test_a_callback_is_called_once_though_the_job_is_enqueued_again(
+    rq_on_redis: OnRQ, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    place = place_of(replace(rq_on_redis, more=TELL))
+    path, told = tmp_path / "items", tmp_path / "told"
+    app: Any = place.app.app
+    place.start()
+    tell = Callback(f"{place.name}.tell")
+    handle = app.enqueue(
+        place.app.count, str(path), 20, on_success=tell, meta={"told": str(told)}, result_ttl=900
+    )
+    assert place.kind.result(handle) == "counted 20"
+    until(lambda: handle.get_status() is JobStatus.FINISHED, "it is finished")
+    for _ in range(2):
+        app.enqueue_job(Job.fetch(handle.id, connection=app.connection))
+    assert place.kind.result(place.kind.send(place.app.simple, 1)) == 2  # behind them
+    assert handle.return_value() == "counted 20"
+    assert handle.get_status() is JobStatus.FINISHED
+    assert told.read_text() == "counted 20\n"
+    assert len(place.lines(path)) == 20
 
 
 WITHOUT_RQ = """

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from redis import Redis
 from taskiq import InMemoryBroker, TaskiqDepends, async_shared_broker
 
 from tests.processes import until
@@ -133,6 +134,42 @@ def test_copies_that_a_stream_makes_of_a_long_job_are_refused(
     until(refused, "a copy is refused")
     assert place.kind.result(handle) == "counted 200"
     assert [item for _, item in place.lines(path)] == list(range(200))
+
+
+PIPELINE = """
+from taskiq_pipelines import Pipeline, PipelineMiddleware
+app.with_middlewares(PipelineMiddleware())
+
+@app.task
+async def shout(text: str, path: str) -> str:
+    note(path, text.upper())
+    return text.upper()
+"""
+
+
+def test_a_pipeline_goes_on_once_though_copies_of_the_message_come(
+    taskiq_on_redis: OnTaskiq, place_of: Callable[[Kind], Place], tmp_path: Path
+) -> None:
+    kind = replace(taskiq_on_redis, workers="list", more=PIPELINE)
+    place = place_of(kind)
+    path, after = tmp_path / "items", tmp_path / "after"
+    kind.start(place.app.app)
+    pipeline = place.app.Pipeline(place.app.app, place.app.count)
+    handle = wait(pipeline.call_next(place.app.shout, path=str(after)).kiq(str(path), 120))
+    with Redis.from_url(kind.redis) as client:
+        sent = client.lrange("imports", 0, -1)
+        worker = place.start()
+        until(lambda: len(place.lines(path)) > 20, "it runs")
+        worker.stop()
+        worker.ends()
+        place.start()
+        assert kind.result(handle) == "COUNTED 120"
+        client.lpush("imports", *(sent * 3))
+        until(lambda: not client.llen("imports"), "the copies are taken")
+    assert kind.result(kind.send(place.app.simple, 1)) == 2
+    until(lambda: place.told().count("was answered already") == 3, "they came to nothing")
+    assert after.read_text() == "COUNTED 120\n"
+    assert [item for _, item in place.lines(path)] == list(range(120))
 
 
 def test_a_broker_in_memory_runs_jobs_and_a_call_runs_one_at_once(tmp_path: Path) -> None:

@@ -671,6 +671,36 @@ def test_a_job_that_waits_no_more_is_not_found(store: Store, new: Status) -> Non
     assert store.waiting(limit=9) == []
 
 
+def unbegun(store: Store, job_id: str, ago: float, **columns: object) -> JobRecord:
+    """A pending job of a queue whose message should have been there `ago` seconds ago."""
+    store.create(a_job(job_id, **{"queue": "imports", "hand_at": store.time() - ago, **columns}))
+    return loaded(store, job_id).job
+
+
+def test_pending_jobs_of_queues_are_found_the_longest_first(store: Store) -> None:
+    unbegun(store, "second", 2)
+    unbegun(store, "first", 4)
+    unbegun(store, "third", 1)
+    unbegun(store, "later", -3600)
+    unbegun(store, "no_queue", 5, queue=None)
+    waits(store, "waits", 5)
+    found = store.unbegun(limit=9)
+    assert found == [loaded(store, each).job for each in ("first", "second", "third")]
+    assert store.unbegun(limit=2) == found[:2]
+    assert store.unbegun(limit=2, after=found[1].hand_at or 0.0) == found[2:]
+    assert store.change(Change("first", 0, {"handed_at": store.time(), "reason": "missed"}))
+    assert [each.id for each in store.unbegun(limit=9)] == ["first", "second", "third"]
+    assert [each.id for each in store.waiting(limit=9)] == ["waits"]
+
+
+@pytest.mark.parametrize("new", sorted(ALLOWED[Status.PENDING]))
+def test_a_job_that_is_pending_no_more_is_not_found_among_those(store: Store, new: Status) -> None:
+    unbegun(store, "a", 5)
+    assert store.change(Change("a", 0, {"status": new}))
+    assert store.unbegun(limit=9) == []
+    assert store.waiting(limit=9) == []
+
+
 # -- elections ---
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Sender",
     "add_sender",
     "hand_back",
+    "hand_back_unbegun",
     "hand_back_waiting",
     "mark_unknown",
     "sender_of",
@@ -97,8 +98,11 @@ def _send(store: Store, job: JobRecord, now: float) -> bool:
     sender = sender_of(job)
     if sender is None:
         return False  # other workers know the job; a process of theirs does it
-    again = now + LATE if job.resume_at is None else hand_again_at(job.resume_at, now)
-    if not store.change(Change(job.id, job.revision, {"handed_at": now, "hand_at": again})):
+    noted: dict[str, object] = {"handed_at": now, "reason": None}
+    if job.status is Status.INTERRUPTED:
+        again = now + LATE if job.resume_at is None else hand_again_at(job.resume_at, now)
+        noted = {"handed_at": now, "hand_at": again}
+    if not store.change(Change(job.id, job.revision, noted)):
         return False
     try:
         sender.send(job)
@@ -111,6 +115,11 @@ def _send(store: Store, job: JobRecord, now: float) -> bool:
         return False
     _log.info("The job %s was handed back to its queue %s.", job.id, job.queue)
     return True
+
+
+def hand_back_unbegun(store: Store, job: JobRecord) -> bool:
+    """Send the message of a pending job anew, if it is still as it was read; whether one was."""
+    return _send(store, job, store.time())
 
 
 def mark_unknown(store: Store, job_id: str) -> bool:

@@ -381,9 +381,11 @@ class JobRecord:
     message: str | None = None
     """What its queue needs, besides the arguments, to send the message again: typed JSON."""
     handed_at: float | None = None
-    """When it was last handed back to its queue by who found it without a run."""
+    """When it was last handed back to its queue by who found it without a run; of a pending job
+    also when a worker last told that it has its message, or when that was missed in the broker."""
     hand_at: float | None = None
-    """When it is to be handed back, if it still waits then, see `due`."""
+    """When it is to be handed back, if it still waits then, see `due`; of a pending job, when its
+    message is to be looked for."""
 
     @property
     def position(self) -> Position | None:

@@ -326,8 +326,12 @@ class Runtime:
         *,
         queue: str | None = None,
         message: str | None = None,
+        wait: float = 0.0,
     ) -> JobRecord:
-        """A job that is not kept yet; raises what `submit` raises for arguments and ids."""
+        """A job that is not kept yet; raises what `submit` raises for arguments and ids.
+
+        `wait`: seconds before which its queue is not to bring it to a worker.
+        """
         arguments = _named_arguments(job, args, kwargs)
         now = self.store.time()
         deadline = job.options.deadline
@@ -336,6 +340,7 @@ class Runtime:
             name=job.name,
             queue=queue,
             message=message,
+            hand_at=None if queue is None else now + max(wait, 0.0) + self.lease_ttl,
             arguments=values.encode(arguments, path="arguments"),
             submitted_at=now,
             deadline_at=None if deadline is None else now + deadline,

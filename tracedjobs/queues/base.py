@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.handing import add_sender, mark_unknown
@@ -23,7 +23,6 @@ from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.performing import bound_arguments, perform_taken
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.runtime import Runtime, default_runtime
-from tracedjobs._core.signals import StopFlag
 from tracedjobs._core.waiting import Ask, Flow, drive, drive_async
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -36,9 +35,11 @@ from tracedjobs.errors import (
     TracedJobsError,
     UnknownJobError,
 )
+from tracedjobs.queues.answering import is_answered, may_answer, note_answer
+from tracedjobs.queues.stopping import this_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tracedjobs._core.lease import Taken
 
@@ -54,17 +55,16 @@ __all__ = [
     "keep_unknown",
     "known_continuables",
     "missing",
-    "stop",
 ]
 
 AWAY: Final = 5.0
 """Seconds until a message is tried again that came while the store was away."""
 UNKNOWN: Final = 30.0
 """Seconds until one is tried again whose job function this process does not know."""
+CANNOT: Final = frozenset({"store_unavailable", "unknown"})
+"""Reasons to go on later that going on at once would not help."""
 
 log: Final = logging.getLogger("tracedjobs")
-stop: Final = StopFlag()
-"""Set by an adapter when its worker is told to stop; every run of the process sees it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,12 @@ class Delivery:
     kwargs: Mapping[str, object] = field(default_factory=dict)
     message: Callable[[], object] = lambda: None
     """What is needed to send it again, asked when the job is recorded: see `Continuable.send`."""
+    wait: float = 0.0
+    """Seconds from now on before which the queue is not to bring it to a worker."""
+    followed: bool = False
+    """Whether the queue sends other messages when it is told of the job's end: see `answered`."""
+    again: bool = False
+    """Whether the broker says that it gave this message to a worker before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,8 @@ class Done:
     """The job is completed, by this run or one before: give `result` to the queue."""
 
     result: object
-    before: bool = False
-    """Whether it was so when the message came, which may be a copy of one that is answered."""
+    answered: bool = False
+    """Whether the queue was told, and has sent what follows: nothing is to be sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,8 @@ class Again:
 class Over:
     """Nothing is to be done for this message: acknowledge it, and store no result.
 
-    `reason` is `duplicate`, `lease_lost` (the job goes on elsewhere), `paused`, `cancelled`, or
-    `gone`: there is no record of the job any more.
+    `reason` is `duplicate`, `lease_lost` (the job goes on elsewhere), `paused`, `cancelled`,
+    `answered` (it failed, and the queue was told), or `gone`: there is no record of it any more.
     """
 
     reason: str
@@ -158,6 +164,14 @@ class Continuable(ABC):
     def send(self, job: JobRecord) -> None:
         """Send a message for that job, with its id, its arguments and what `message` kept."""
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:  # noqa: ARG002 - of who asks
+        """The ids of the messages that the broker holds, those first that it gives out next.
+
+        Of the queues that `jobs` are of, whose senders have the same application; others may be
+        among them. `None` where a worker's kill loses no message, or the broker cannot be asked.
+        """
+        return None
+
     def known(self) -> None:
         """Let jobs be handed back with it, from when its task is there."""
         add_sender(self, None if self.job is None else self.job.name)
@@ -202,6 +216,21 @@ class Continuable(ABC):
 
     # -- when a message arrives ---
 
+    def answered(self, job_id: str) -> None:
+        """The queue was told of the job's end, and has sent all that follows.
+
+        To be called for each delivery that was `followed`; a copy of its message that comes later
+        is then not to have it sent once more.
+        """
+        try:
+            note_answer(self.runtime.store, job_id)
+        except StoreError as error:
+            log.warning(
+                "What follows the job %s is sent once more if a copy of its message comes: %s",
+                job_id,
+                error,
+            )
+
     def deliver(self, delivery: Delivery) -> Verdict:
         """One run of the job, if it may run; raises the job's own error, for the queue to judge.
 
@@ -212,6 +241,18 @@ class Continuable(ABC):
     async def deliver_async(self, delivery: Delivery) -> Verdict:
         """See `deliver`, for `async def` jobs."""
         return await drive_async(self._flow(delivery, asynchronous=True))
+
+    def deliver_to_end(self, delivery: Delivery) -> Done | Over:
+        """One run of the job after the other, where its message was sent: no worker goes on later.
+
+        For the modes in which a queue calls its tasks at once, as in tests. Raises the job's own
+        error, and `TracedJobsError` if it cannot go on just now.
+        """
+        return drive(self._flow_to_end(delivery, asynchronous=False))
+
+    async def deliver_to_end_async(self, delivery: Delivery) -> Done | Over:
+        """See `deliver_to_end`, for `async def` jobs."""
+        return await drive_async(self._flow_to_end(delivery, asynchronous=True))
 
     def run_here(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """The result of a call of the task's function as it is, without a message."""
@@ -238,26 +279,40 @@ class Continuable(ABC):
         )
         raise TracedJobsError(msg) from outcome.error
 
+    def _flow_to_end(self, delivery: Delivery, *, asynchronous: bool) -> Flow[Done | Over]:
+        while True:
+            verdict = yield from self._flow(delivery, asynchronous=asynchronous)
+            if not isinstance(verdict, Again):
+                return verdict
+            if verdict.reason in CANNOT or this_worker().came:
+                msg = (
+                    f"The job {delivery.job_id} cannot go on just now ({verdict.reason}), and it "
+                    f"runs where it was sent, so no worker goes on with it later; "
+                    f"runtime.perform({delivery.job_id!r}) does."
+                )
+                raise TracedJobsError(msg)
+
     def _flow(self, delivery: Delivery, *, asynchronous: bool) -> Flow[Verdict]:
         begun = yield from self._begin(delivery)
         if not isinstance(begun, tuple):
             return begun
         taken, job = begun
-        runtime = self.runtime
+        runtime, worker = self.runtime, this_worker()
+        performing = perform_taken(
+            taken,
+            store=runtime.store,
+            job=job,
+            lease_ttl=runtime.lease_ttl,
+            stopping=runtime.stopping,
+            signals=worker,
+            errors=(Exception, *self.own_limits),
+        )
         try:
-            performing = perform_taken(
-                taken,
-                store=runtime.store,
-                job=job,
-                lease_ttl=runtime.lease_ttl,
-                stopping=runtime.stopping,
-                signals=stop,
-                errors=(Exception, *self.own_limits),
-            )
-            if job.is_async and not asynchronous:
-                outcome = _run(performing)
-            else:
-                outcome = yield from performing
+            with worker.running(delivery.job_id):
+                if job.is_async and not asynchronous:
+                    outcome = _run(performing)
+                else:
+                    outcome = yield from performing
         except LeaseLostError as error:
             log.warning("%s", error)
             return Over("lease_lost")
@@ -276,11 +331,15 @@ class Continuable(ABC):
                     )
                     return Over("gone")
                 found = yield from self._recorded(runtime, delivery)
+            if delivery.again and found.job.status is Status.FAILED and is_answered(found.job):
+                return Over("answered")
             job = self.job or runtime.job_named(found.job.name)
             if job.name != found.job.name:
                 msg = f"The message {job_id} is for {job.name}; a job {found.job.name} has its id."
                 raise JobConflictError(msg)
             taken = yield from take_lease(store, found, job, runtime.worker, runtime.lease_ttl)
+            if isinstance(taken, Outcome):
+                return (yield from self._completed(taken, delivery))
         except JobRunningError as error:
             log.info("%s The message is a duplicate, and is dropped.", error)
             return Over("duplicate")
@@ -296,7 +355,19 @@ class Continuable(ABC):
                 "The job %s is tried again in %.0f s: %s", job_id, UNKNOWN, error
             )
             return Again(UNKNOWN, "unknown")
-        return Done(taken.result, before=True) if isinstance(taken, Outcome) else (taken, job)
+        return taken, job
+
+    def _completed(self, outcome: Outcome, delivery: Delivery) -> Flow[Verdict]:
+        """What a copy comes to whose job is completed: one of them may have to tell the queue."""
+        if not delivery.followed:
+            return Done(outcome.result)
+        store, patience = self.runtime.store, self.runtime.lease_ttl
+        wait = yield Ask(lambda: may_answer(store, outcome.job_id, patience))
+        if wait:
+            return Again(cast("float", wait), "answering")
+        if wait is None:
+            log.info("The job %s was answered already.", outcome.job_id)
+        return Done(outcome.result, answered=wait is None)
 
     def _recorded(self, runtime: Runtime, delivery: Delivery) -> Flow[Stored]:
         assert self.job is not None  # noqa: S101 - checked by who calls
@@ -314,6 +385,7 @@ class Continuable(ABC):
             delivery.job_id,
             queue=queue or self.queue,
             message=_encoded(delivery),
+            wait=delivery.wait,
         )
 
     def _judge(self, outcome: Outcome) -> Verdict:

@@ -8,13 +8,16 @@ broker `recover` publishes again.
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time
 from tracedjobs.errors import MissingExtraError, SerializationError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -26,19 +29,22 @@ from tracedjobs.queues.base import (
     keep_unknown,
     missing,
 )
+from tracedjobs.queues.recovery import taken
 
 try:
     from celery import signals
     from celery.app.task import Context
     from celery.exceptions import Ignore, Reject, Retry
+    from celery.states import SUCCESS
     from kombu.utils import json
 
+    from tracedjobs.queues.celery_held import held_by, is_redis
     from tracedjobs.queues.celery_stop import busy, connect, stopped_at
 except ImportError as error:
     raise MissingExtraError(missing("celery", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
 
@@ -74,6 +80,9 @@ KEPT: Final = (
     "stamps",
     "timelimit",
 )
+
+FOLLOWED: Final = ("callbacks", "chain", "chord", "errbacks")
+"""Of a request: for what its end sends other messages."""
 
 _ours: Final[dict[str, _Continuable]] = {}
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_celery_quiet", default=False)
@@ -155,11 +164,16 @@ class _Continuable(Continuable):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        kept = {} if job.message is None else json.loads(values.decode(job.message))
+        text = kept_message(job)
+        kept = {} if text is None else json.loads(text)
         request = Context(kept, id=job.id, args=args, kwargs=kwargs)
         again = self._task.signature_from_request(request, queue=self._queue_of(job, kept))
         with _silently():
             again.apply_async()
+
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:
+        """See `Continuable.held`."""
+        return held_by(self.app, {job.queue or self.queue for job in jobs})
 
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """What the task's function does: in a worker a run of its job."""
@@ -167,8 +181,11 @@ class _Continuable(Continuable):
         if request.called_directly:
             return self.run_here(args, kwargs)
         with busy:
-            verdict = self.deliver(Delivery(str(request.id), args, kwargs, lambda: _kept(request)))
+            delivery = _delivery(request, args, kwargs)
+            verdict = (self.deliver_to_end if request.is_eager else self.deliver)(delivery)
             match verdict:
+                case Done(result, answered=True):
+                    self._store(request, result)
                 case Done(result):
                     return result
                 case Again(delay, reason):
@@ -178,23 +195,27 @@ class _Continuable(Continuable):
                         request.id,
                         "the job is cancelled",
                         request=request,
-                        store_result=not request.ignore_result,
+                        store_result=not (request.ignore_result or request.is_eager),
                     )
         raise Ignore
+
+    def _store(self, request: Any, result: object) -> None:
+        """Store the result once more, and have nothing follow: it may have been overwritten."""
+        if not request.ignore_result:
+            self._task.backend.store_result(request.id, result, SUCCESS, request=request)
 
     def _again(self, request: Any, delay: float, reason: str) -> Retry:
         """The message published once more, and what tells the worker so."""
         again = self._task.signature_from_request(request, countdown=delay, retries=request.retries)
-        if not request.is_eager:
-            self._let_the_last_poll_pass()
-            with _silently():
-                again.apply_async()
+        self._let_the_last_poll_pass()
+        with _silently():
+            again.apply_async()
         # Not `retry`, which takes one of the user's retries.
         return Retry(f"goes on in {delay:g} s ({reason})", when=delay, sig=again)
 
     def _let_the_last_poll_pass(self) -> None:
         at = stopped_at()
-        if at is not None and "redis" in str(self.app.connection().transport.driver_type):
+        if at is not None and is_redis(self.app):
             time.sleep(max(at + LAST_POLL - boot_time(), 0.0))
 
     def _queue_of(self, job: JobRecord, kept: dict[str, Any]) -> str | None:
@@ -202,6 +223,21 @@ class _Continuable(Continuable):
 
 
 # -- the message ---
+
+
+def _delivery(request: Any, args: tuple[object, ...], kwargs: dict[str, object]) -> Delivery:
+    return Delivery(
+        str(request.id),
+        args,
+        kwargs,
+        lambda: _kept(request),
+        followed=_is_followed(request) and not request.is_eager,
+        again=bool((request.delivery_info or {}).get("redelivered")),
+    )
+
+
+def _is_followed(request: Any) -> bool:
+    return any(getattr(request, each, None) for each in FOLLOWED)
 
 
 def _kept(request: Any) -> str:
@@ -242,11 +278,43 @@ def _on_publish(
         }
         return _kept(Context({**headers, **embedded}, delivery_info=info))
 
-    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message)
+    wait = _seconds_until(headers.get("eta"))
+    delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)
     made.publish(delivery, queue=routing_key or None)
 
 
+def _seconds_until(eta: Any) -> float:
+    at = datetime.fromisoformat(eta) if isinstance(eta, str) else eta
+    if not isinstance(at, datetime):
+        return 0.0
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()
+
+
 # -- the worker ---
+
+
+def _on_end(sender: Any = None, task_id: str | None = None, **_more: object) -> None:
+    """Celery has sent what follows a task's success or failure, and stored its result."""
+    made, request = getattr(sender, "continuable", None), getattr(sender, "request", None)
+    if not isinstance(made, _Continuable) or request is None or request.is_eager:
+        return
+    # The main process says so too, of a task that was killed: what that comes to is not known yet.
+    if task_id in {None, request.id} and request.id and _is_followed(request):
+        made.answered(str(request.id))
+
+
+def _on_received(request: Any = None, **_more: object) -> None:
+    """A message has come to this worker, which may not begin with it for long."""
+    made = _ours.get(str(request.name))
+    if made is None or not is_redis(made.app):
+        return
+    at_hand, channel = weakref.ref(request), getattr(request.message, "channel", None)
+
+    def here() -> bool:
+        # A connection that is lost has its messages given back, whatever still refers to them.
+        return at_hand() is not None and not getattr(channel, "closed", False)
+
+    taken.add(made, str(request.id), wait=_seconds_until(request.eta), here=here)
 
 
 def _on_revoked(sender: Any = None, request: Any = None, **_more: object) -> None:
@@ -262,5 +330,8 @@ def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa:
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")
 # Weak references would let go of functions that nobody else holds.
 signals.before_task_publish.connect(_on_publish, weak=False)
+signals.task_success.connect(_on_end, weak=False)
+signals.task_failure.connect(_on_end, weak=False)
+signals.task_received.connect(_on_received, weak=False)
 signals.task_revoked.connect(_on_revoked, weak=False)
 signals.task_unknown.connect(_on_unknown, weak=False)

@@ -21,8 +21,9 @@ from celery.worker import state
 
 from tracedjobs._core.owner import run_directory
 from tracedjobs._core.saver import saver
-from tracedjobs.queues.base import log, stop
+from tracedjobs.queues.base import log
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
-from tracedjobs._core.records import Change, Status
 from tracedjobs.errors import MissingExtraError, ResumeLimitError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -25,26 +25,31 @@ from tracedjobs.queues.base import (
     Over,
     Verdict,
     decorator,
-    log,
     missing,
-    stop,
 )
+from tracedjobs.queues.stopping import this_worker
 
 try:
     import dramatiq
-    from dramatiq.asyncio import async_to_sync
     from dramatiq.common import current_millis, q_name
     from dramatiq.errors import RateLimitExceeded, Retry
     from dramatiq.message import Message
     from dramatiq.middleware import (
-        Interrupt,
         Shutdown,
         SkipMessage,
         TimeLimit,
         TimeLimitExceeded,
     )
 
-    from tracedjobs.queues.dramatiq_worker import Answering, Received, Watch, received, silently
+    from tracedjobs.queues.dramatiq_worker import (
+        Actor,
+        Received,
+        Watch,
+        in_event_loop,
+        received,
+        silently,
+        with_limit,
+    )
 except ImportError as error:
     raise MissingExtraError(missing("dramatiq", error)) from error
 
@@ -64,8 +69,6 @@ OF_THE_MOMENT: Final = frozenset({"eta", "redis_message_id", "requeue_timestamp"
 """Options of a message that are not the same when it is sent again."""
 FOLLOWED: Final = ("pipe_target", "on_success", "group_completion_callbacks")
 """Options of a message, or of its actor, for which its end sends other messages."""
-ANSWERED: Final = "tracedjobs_answered"
-"""In what is kept of a message: the run whose end has sent them."""
 THEIR_LIMIT: Final = 600_000
 """Milliseconds after which Dramatiq ends an actor for which nobody has set a limit."""
 SOON: Final = 1.0
@@ -105,7 +108,7 @@ def queue(app: Broker, *, runtime: Runtime | None = None, **options: Any) -> Con
     return made
 
 
-class _Continuable(Answering):
+class _Continuable(Actor):
     own_exceptions = (Retry, RateLimitExceeded)
     own_limits = (TimeLimitExceeded,)
 
@@ -114,6 +117,8 @@ class _Continuable(Answering):
         self.app = app
         self.family = "dramatiq"
         self._actor: Any = None
+        if job is not None and job.is_async:
+            job.fn = with_limit(job.fn)
 
     @property
     def queue(self) -> str:
@@ -127,7 +132,7 @@ class _Continuable(Answering):
             given.setdefault("actor_name", name)
         if _sets_no_limit(self.app):
             given.setdefault("time_limit", math.inf)
-        call = async_to_sync(fn) if iscoroutinefunction(fn) else fn
+        call = in_event_loop(fn) if iscoroutinefunction(fn) else fn
 
         @functools.wraps(fn)
         def perform(*args: object, **kwargs: object) -> object:
@@ -141,12 +146,11 @@ class _Continuable(Answering):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        kept: Any = {} if job.message is None else values.decode(job.message)
+        kept: Any = kept_message(job) or {}
         name = self._actor.actor_name
         message: Message[Any] = Message(
             job.queue or self.queue, name, args, kwargs, dict(kept), message_id=job.id
         )
-        message.options.pop(ANSWERED, None)
         with silently():
             self.app.enqueue(message)
 
@@ -169,16 +173,10 @@ class _Continuable(Answering):
             return Done(await self.run_here_async(args, kwargs))
         return await self.deliver_async(self._delivery(message))
 
-    def answered(self, message: MessageProxy) -> None:
-        """What follows the job was sent on its way: a copy that comes later is not to do it too."""
-        if not self._has_more(message):
-            return
-        stored = self.runtime.store.load(message.message_id)
-        if stored is not None and stored.job.status is Status.COMPLETED:
-            head = stored.job
-            kept: Any = {} if head.message is None else values.decode(head.message)
-            text = values.encode({**kept, ANSWERED: head.run}, path="message")
-            self.runtime.store.change(Change(head.id, head.revision, {"message": text}))
+    def has_followers(self, message: Message[Any] | MessageProxy) -> bool:
+        """Whether more comes of its end than a result: a message to others."""
+        options = self._actor.options
+        return any(message.options.get(each) or options.get(each) for each in FOLLOWED)
 
     def _perform(
         self, call: Callable[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
@@ -190,7 +188,7 @@ class _Continuable(Answering):
             with _at(None):
                 return call(*args, **kwargs).result
         found.begun = True
-        if stop.came:
+        if this_worker().came:
             # Its threads take messages for up to a second more, among them those of their own jobs.
             return self._answer(found, Again(max(SOON, self._delay), "stopping"))
         with _at(found.message):
@@ -199,25 +197,18 @@ class _Continuable(Answering):
             except ResumeLimitError:
                 found.message.options["max_retries"] = 0  # none would do better
                 raise
-            except Interrupt as error:
-                if not (isinstance(error, Shutdown) or self._is_async):
-                    raise
-                # It was saved where it was: a coroutine is cancelled for either reason.
-                verdict = Again(self._delay, type(error).__name__)
+            except Shutdown as error:
+                verdict = Again(self._delay, type(error).__name__)  # it was saved where it was
         return self._answer(found, verdict)
 
     def _answer(self, found: Received, verdict: Verdict) -> object:
         message = found.message
         match verdict:
-            case Done(result, before):
-                if not (before and self._was_answered(message)):
-                    found.done = True
-                    return result
-                log.info(
-                    "The job %s was answered already; the copy of its message is dropped.",
-                    message.message_id,
-                )
+            case Done(answered=True):
                 reason = "answered"
+            case Done(result):
+                found.done = True
+                return result
             case Again(delay, reason):
                 # Not Dramatiq's Retry, which takes one. Its age begins anew: it waits from now on.
                 again = message.copy(message_timestamp=current_millis())
@@ -232,30 +223,17 @@ class _Continuable(Answering):
         found.skipped = True
         raise SkipMessage(f"the job {message.message_id} is {reason}")
 
-    def _has_more(self, message: MessageProxy) -> bool:
-        """Whether more comes of its end than a result: a message to others."""
-        return any(message.options.get(key) for key in FOLLOWED) or any(
-            self._actor.options.get(key) for key in FOLLOWED
-        )
-
-    def _was_answered(self, message: MessageProxy) -> bool:
-        stored = self.runtime.store.load(message.message_id) if self._has_more(message) else None
-        if stored is None or stored.job.message is None:
-            return False
-        kept: Any = values.decode(stored.job.message)
-        return bool(kept.get(ANSWERED) == stored.job.run)
-
-    @property
-    def _is_async(self) -> bool:
-        return self.job is not None and self.job.is_async
-
     @property
     def _delay(self) -> float:
         return SOON if self.job is None else self.job.options.resume_delay
 
     def _delivery(self, message: Message[Any] | MessageProxy) -> Delivery:
         return Delivery(
-            message.message_id, message.args, message.kwargs, lambda: _kept(message.options)
+            message.message_id,
+            message.args,
+            message.kwargs,
+            lambda: _kept(message.options),
+            followed=self.has_followers(message),
         )
 
 

@@ -6,36 +6,48 @@ then; so its signals are heard too, before its own handlers are.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
+import math
 import signal
 import threading
+import time
 from abc import abstractmethod
+from concurrent.futures import wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
-from dramatiq.middleware import Middleware
+from dramatiq.asyncio import get_event_loop_thread
+from dramatiq.middleware import Interrupt, Middleware, TimeLimitExceeded
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.errors import StoreError
-from tracedjobs.queues.base import Continuable, check_version, keep_unknown, log, stop
+from tracedjobs.queues.base import Continuable, check_version, keep_unknown
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import WorkerStop, at_work, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from types import FrameType
 
-    from dramatiq import Broker
+    from dramatiq import Broker, Worker
     from dramatiq.broker import MessageProxy
     from dramatiq.message import Message
 
-__all__ = ["Answering", "Received", "Watch", "received", "silently"]
+__all__ = ["Actor", "Received", "Watch", "in_event_loop", "received", "silently", "with_limit"]
 
 MAJORS: Final = (1, 2)
 THE_SAME: Final = 1.0
 """Seconds in which a second signal is the first one, told to the process group and passed on by the
 main process; a later one ends the process."""
+
+EVERY: Final = 0.1
+"""Seconds between two looks of a thread, whose coroutine runs, at whether it is interrupted."""
+LONGEST_CANCEL: Final = 5.0
+"""Seconds that a coroutine has to end when it is cancelled; its thread waits no longer."""
 
 
 @dataclass(slots=True)
@@ -49,6 +61,8 @@ class Received:
     """Whether its job is completed, and its result goes to Dramatiq."""
     skipped: bool = False
     """Whether it was skipped by us, and so not thrown away by another middleware."""
+    too_long: bool = False
+    """Whether its coroutine is cancelled since it took longer than its limit."""
 
 
 received: Final[ContextVar[Received | None]] = ContextVar("tracedjobs_dramatiq", default=None)
@@ -66,20 +80,22 @@ def silently() -> Iterator[None]:
         _quiet.reset(token)
 
 
-class Answering(Continuable):
-    """A continuable that wants to know when its messages are done with."""
+class Actor(Continuable):
+    """A continuable whose task is an actor."""
 
     @abstractmethod
-    def answered(self, message: MessageProxy) -> None:
-        """Its job is completed, and Dramatiq is done with it but for the acknowledgement."""
+    def has_followers(self, message: Message[Any] | MessageProxy) -> bool:
+        """Whether the end of that message sends others."""
 
 
 class Watch(Middleware):
     """See the module."""
 
     def __init__(self) -> None:
-        self.continuables: dict[str, Answering] = {}
+        self.continuables: dict[str, Actor] = {}
         """By the name of their actor."""
+        self._stops: WeakKeyDictionary[Any, WorkerStop] = WeakKeyDictionary()
+        """By the queue from which the worker's threads take their messages."""
 
     def is_new(self, message: Message[Any]) -> bool:
         """Whether a message that is enqueued was not so before: no retry, and not a delayed one."""
@@ -93,21 +109,27 @@ class Watch(Middleware):
             _hear(signal.SIGTERM)
             _hear(signal.SIGHUP)
 
-    def before_worker_boot(self, *_worker: object) -> None:
-        """Another worker may have ended in this process before, as in tests."""
-        stop.clear()
+    def before_worker_boot(self, _broker: Broker, worker: Worker) -> None:
+        """A process of the application's own may have several, as its tests do."""
+        self._stops[worker.work_queue] = WorkerStop()
 
-    def after_worker_boot(self, *_worker: object) -> None:
+    def after_worker_thread_boot(self, _broker: Broker, thread: Any) -> None:
+        """This thread is that worker's."""
+        worker = self._stops.get(getattr(thread, "work_queue", None))
+        if worker is not None:
+            at_work(worker)
+
+    def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
         """Look for lost jobs, together with all workers that know the same actors."""
         names = " ".join(sorted(self.continuables))
         family = f"dramatiq {hashlib.blake2b(names.encode(), digest_size=4).hexdigest()}"
         for each in self.continuables.values():
             each.family = family
-        start_recovery(family)
+        start_recovery(family, self._stops[worker.work_queue])
 
-    def before_worker_shutdown(self, *_worker: object) -> None:
+    def before_worker_shutdown(self, _broker: Broker, worker: Worker) -> None:
         """A worker in a process of the application's own is told so by a call, not by a signal."""
-        stop.set()
+        self._stops[worker.work_queue].set()
 
     def after_consumer_thread_boot(self, *_thread: object) -> None:
         """What a consumer enqueues was delayed, and is due now."""
@@ -130,16 +152,8 @@ class Watch(Middleware):
         """All that Dramatiq does at the end of a message is done."""
         found = received.get()
         made = self.continuables.get(message.actor_name)
-        if made is None or found is None or not found.done:
-            return
-        try:
-            made.answered(message)
-        except StoreError as error:
-            log.warning(
-                "What follows the job %s is sent once more if a copy of its message comes: %s",
-                message.message_id,
-                error,
-            )
+        if made is not None and found is not None and found.done and made.has_followers(message):
+            made.answered(message.message_id)
 
     def after_ack(self, *_message: object) -> None:
         """The thread has let go of it."""
@@ -150,6 +164,77 @@ class Watch(Middleware):
         received.set(None)
         if message.actor_name not in broker.actors:
             keep_unknown("dramatiq", message.message_id, message.actor_name)
+
+
+# -- its async actors ---
+
+
+def with_limit(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The job's coroutine function; but what its time limit cancels raises `TimeLimitExceeded`.
+
+    So a job that takes too long ends as one of a `def` function does, with an error.
+    """
+
+    @functools.wraps(fn)
+    async def limited(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fn(*args, **kwargs)
+        except asyncio.CancelledError:
+            found, task = received.get(), asyncio.current_task()
+            if found is None or not found.too_long or task is None:
+                raise
+            task.uncancel()
+            raise TimeLimitExceeded from None
+
+    return limited
+
+
+def in_event_loop(fn: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """The coroutine function as a plain one, which waits while Dramatiq's event loop runs it.
+
+    Dramatiq's `async_to_sync` forgets what becomes of a coroutine that it cancels.
+    """
+
+    @functools.wraps(fn)
+    def call(*args: object, **kwargs: object) -> object:
+        thread = get_event_loop_thread()
+        if thread is None:
+            msg = f"{fn.__qualname__} is an async actor: add AsyncIO() to the broker's middleware."
+            raise RuntimeError(msg)
+        return _waited(thread.loop, fn(*args, **kwargs))
+
+    return call
+
+
+def _waited(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, object]) -> object:
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def running() -> object:
+        tasks.append(asyncio.current_task())
+        return await coroutine
+
+    def cancel() -> None:
+        task = tasks[0] if tasks else None
+        (future if task is None else task).cancel()
+
+    future = asyncio.run_coroutine_threadsafe(running(), loop)
+    interrupt: Interrupt | None = None
+    give_up = math.inf
+    while not future.done() and time.monotonic() < give_up:
+        try:
+            wait([future], EVERY)  # a thread that waits longer would not be interrupted
+        except Interrupt as error:
+            found = received.get()
+            if found is not None and isinstance(error, TimeLimitExceeded):
+                found.too_long = True
+            interrupt, give_up = error, time.monotonic() + LONGEST_CANCEL
+            loop.call_soon_threadsafe(cancel)
+    if interrupt is not None and (not future.done() or future.cancelled()):
+        raise interrupt
+    return future.result()
+
+
+# -- signals ---
 
 
 def _hear(number: signal.Signals) -> None:

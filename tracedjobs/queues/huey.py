@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from copy import copy
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -25,12 +27,14 @@ from tracedjobs.queues.base import (
     keep_unknown,
     log,
     missing,
-    stop,
 )
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import WorkerStop, at_work
+from tracedjobs.queues.unbegun import A_FEW, MOST
 
 try:
     from huey.api import Task
+    from huey.consumer import Worker
     from huey.exceptions import CancelExecution, HueyException, RetryTask
     from huey.registry import Message
     from huey.signals import SIGNAL_EXPIRED, SIGNAL_INTERRUPTED, SIGNAL_REVOKED
@@ -39,7 +43,8 @@ except ImportError as error:
     raise MissingExtraError(missing("huey", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from huey import Huey
 
@@ -119,6 +124,20 @@ class _Continuable(Continuable):
         args, kwargs = self.arguments_of(job)
         self.app.enqueue(_rebuilt(self.app, self._task.task_class, job, args, kwargs))
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str]:  # noqa: ARG002 - one queue
+        """See `Continuable.held`: Huey forgets what it gives out."""
+        storage = self.app.storage
+        yield from self._ids(storage.enqueued_items(A_FEW))
+        # In the order in which a task goes from the one into the other when its time has come.
+        yield from self._ids(storage.scheduled_items(MOST))
+        yield from self._ids(storage.enqueued_items(MOST))
+
+    def _ids(self, messages: Iterable[Any]) -> Iterable[str]:
+        for each in messages:
+            message = self.app.serializer.deserialize(each)
+            if isinstance(message, Message):
+                yield str(message.id)
+
     def enqueueing(self, task: Task) -> None:
         """A task is about to be put into the broker, for the first time or once more."""
         self.publish(self._delivery(task, task.args, task.kwargs))
@@ -128,9 +147,13 @@ class _Continuable(Continuable):
         task = kwargs.pop("task", None)
         if not isinstance(task, Task):
             return self.run_here(args, kwargs)
-        verdict = self.deliver(self._delivery(task, args, kwargs))
+        delivery = self._delivery(task, args, kwargs)
+        verdict = (self.deliver_to_end if self.app.immediate else self.deliver)(delivery)
         match verdict:
-            case Done(result):
+            case Done(result, answered):
+                task.done = True
+                if answered:  # Huey is to give the result again, and to send nothing
+                    task.on_complete = task.chord_config = None
                 return result
             case Again(delay):
                 # Huey takes one retry for it, and gives one.
@@ -153,10 +176,28 @@ class _Continuable(Continuable):
     def _delivery(
         self, task: Task, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Delivery:
-        return Delivery(str(task.id), args, kwargs, lambda: _kept(self.app, task))
+        wait = 0.0 if task.eta is None else _seconds_until(self.app, task.eta)
+        return Delivery(
+            str(task.id),
+            args,
+            kwargs,
+            lambda: _kept(self.app, task),
+            wait,
+            followed=not self.app.immediate and _is_followed(task),
+        )
 
 
 # -- the message ---
+
+
+def _is_followed(task: Task) -> bool:
+    """Whether others are sent at its end: the next of a pipeline, the callback of a chord."""
+    return task.on_complete is not None or task.chord_config is not None
+
+
+def _seconds_until(app: Huey, eta: datetime) -> float:
+    """An ETA is without a time zone: in UTC, or else in this host's time."""
+    return (eta.replace(tzinfo=UTC) if app.utc else eta).timestamp() - time.time()
 
 
 def _kept(app: Huey, task: Task) -> dict[str, Any] | None:
@@ -171,8 +212,8 @@ def _rebuilt(
     app: Huey, cls: Any, job: JobRecord, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Task:
     options: dict[str, Any] = {}
-    if job.message is not None and _knows_registry(app):
-        kept: Any = values.decode(job.message)
+    kept = kept_message(job)
+    if kept is not None and _knows_registry(app):
         name = app._registry.task_to_string(cls)  # noqa: SLF001 - guarded
         built = app._registry.create_task(_message({"name": name, **kept}))  # noqa: SLF001 - guarded
         options = {key: getattr(built, key) for key in kept}
@@ -201,8 +242,8 @@ def _unplain(value: Any) -> Any:
 
 _adopted: Final[WeakKeyDictionary[Huey, bool]] = WeakKeyDictionary()
 """The applications that tell us what they do, and whether their registry is as it was tried."""
-_flags: Final[WeakKeyDictionary[Huey, Any]] = WeakKeyDictionary()
-_watched: Final[set[int]] = set()
+_stops: Final[dict[tuple[int, int], WorkerStop]] = {}
+"""By the process, and the consumer's own stop flag."""
 
 
 def _knows_registry(app: Huey) -> bool:
@@ -216,7 +257,7 @@ def _adopt(app: Huey) -> None:
     _adopted[app] = check_version(
         "huey", MAJORS, "what is chained to a task is not kept for when its message is lost"
     )
-    enqueue, create_consumer = app.enqueue, app.create_consumer
+    enqueue, execute = app.enqueue, app.execute
     deserialize_task = app.deserialize_task
 
     def recording_enqueue(task: Any) -> Any:
@@ -225,10 +266,12 @@ def _adopt(app: Huey) -> None:
             made.enqueueing(task)
         return enqueue(task)
 
-    def watched_consumer(**options: Any) -> Any:
-        consumer = create_consumer(**options)
-        _flags[app] = getattr(consumer, "stop_flag", None)
-        return consumer
+    def noting_execute(task: Task, timestamp: Any = None) -> Any:
+        result = execute(task, timestamp)
+        made = getattr(type(task), "continuable", None)
+        if made is not None and getattr(task, "done", False) and _is_followed(task):
+            made.answered(str(task.id))
+        return result
 
     def known_task(data: Any) -> Any:
         try:
@@ -242,29 +285,38 @@ def _adopt(app: Huey) -> None:
 
     # Not signals: what a receiver raises stays in the log, and the caller is to have it.
     app.enqueue = recording_enqueue
-    app.create_consumer = watched_consumer
+    app.execute = noting_execute
     app.deserialize_task = known_task
-    app.on_startup("tracedjobs")(lambda: _started(app))
     app.signal(SIGNAL_INTERRUPTED)(_on_interrupted)
     app.signal(SIGNAL_REVOKED, SIGNAL_EXPIRED)(_on_revoked)
 
 
-def _started(app: Huey) -> None:
-    """A worker begins: one thread of its process waits for the stop, one looks for lost jobs."""
-    start_recovery(f"huey {app.name}")
-    flag = _flags.get(app)
+def _on_initialize(self: Worker) -> None:
+    """A worker begins, in a thread of its own, or a process.
+
+    Of each consumer one thread waits for the stop, and one of the process looks for lost jobs.
+    """
+    if self.huey in _adopted:
+        flag, made = getattr(self, "stop_flag", None), WorkerStop()
+        worker = _stops.setdefault((os.getpid(), id(flag)), made)
+        if worker is made:
+            start_recovery(f"huey {self.huey.name}", worker)
+            _start_watch(flag, worker)
+        at_work(worker)
+    _initialize(self)
+
+
+def _start_watch(flag: Any, worker: WorkerStop) -> None:
     if flag is None:
         log.warning("The consumer shows no stop flag, so its stop is not seen by running jobs.")
-    elif os.getpid() not in _watched:
-        _watched.add(os.getpid())
-        threading.Thread(
-            target=_watch, args=(flag,), name="tracedjobs-huey-stop", daemon=True
-        ).start()
+        return
 
+    def watch() -> None:
+        flag.wait()
+        worker.set()
+        del _stops[os.getpid(), id(flag)]
 
-def _watch(flag: Any) -> None:
-    flag.wait()
-    stop.set()
+    threading.Thread(target=watch, name="tracedjobs-huey-stop", daemon=True).start()
 
 
 def _on_interrupted(_signal: str, task: Task) -> None:
@@ -277,3 +329,7 @@ def _on_revoked(_signal: str, task: Task) -> None:
     made = getattr(type(task), "continuable", None)
     if made is not None:
         made.revoked(str(task.id))
+
+
+_initialize: Final = Worker.initialize
+Worker.initialize = _on_initialize

@@ -12,8 +12,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Over, decorator, missing
 
 try:
@@ -178,7 +178,7 @@ class _Continuable(Continuable):
         elif status is None:
             args, kwargs = self.arguments_of(job)
             named = dict(zip(list(self.job.signature.parameters)[1:], args, strict=False))
-            kept: Any = {} if job.message is None else values.decode(job.message)
+            kept = kept_message(job) or {}
             self._of.rows.insert(
                 row, self._task.name, {**named, **kwargs}, {"queue": self.queue, **kept}
             )
@@ -207,7 +207,8 @@ class _Continuable(Continuable):
         delivery = self._of.delivery(self, context.job)
         try:
             with self._of.watched(self, delivery.job_id, context):
-                verdict = self.deliver(delivery)
+                deliver = self.deliver_to_end if self._of.rows.are_in_memory else self.deliver
+                verdict: Verdict = deliver(delivery)
                 self._see_abort(verdict, delivery, context)
         except JobAborted:
             self.revoked(delivery.job_id)
@@ -222,7 +223,9 @@ class _Continuable(Continuable):
         delivery = self._of.delivery(self, context.job)
         try:
             try:
-                verdict = await self.deliver_async(delivery)
+                in_memory = self._of.rows.are_in_memory
+                deliver = self.deliver_to_end_async if in_memory else self.deliver_async
+                verdict: Verdict = await deliver(delivery)
             except asyncio.CancelledError:
                 if context.abort_reason() is None:
                     raise  # by somebody else, who waits for it; see `_Strategy`

@@ -19,7 +19,7 @@ from tracedjobs._core import values
 from tracedjobs._core.records import Status
 from tracedjobs._core.waiting import drive, drive_async
 from tracedjobs.errors import StoreError
-from tracedjobs.queues.base import Continuable, Delivery, keep_unknown, log, stop
+from tracedjobs.queues.base import Continuable, Delivery, keep_unknown, log
 from tracedjobs.queues.procrastinate_deferring import (
     deferring,
     transaction,
@@ -28,6 +28,7 @@ from tracedjobs.queues.procrastinate_deferring import (
 )
 from tracedjobs.queues.procrastinate_rows import LIVE, PAUSED_UNTIL, Rows, off_loop
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import WorkerStop, at_work, this_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -270,19 +271,25 @@ class Adopted:
         stopped: Any = worker.stop
         ran: Any = worker.run
 
+        mine = WorkerStop()
+
         def told_to_stop() -> None:
-            stop.set()
+            mine.set()
             stopped()
 
         async def run() -> None:
-            stop.clear()
+            before = this_worker()
+            at_work(mine)
             self.rows.here()
-            start_recovery(self.family)
+            if not self.rows.are_in_memory:
+                start_recovery(self.family, mine)
             looking = asyncio.create_task(self._look())
             try:
                 await ran()
             finally:
                 looking.cancel()
+                mine.set()
+                at_work(before)
 
         for name, wrapper in {"stop": told_to_stop, "run": run}.items():
             setattr(worker, name, wrapper)

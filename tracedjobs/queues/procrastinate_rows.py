@@ -90,7 +90,12 @@ class Rows:
     @property
     def known(self) -> bool:
         """Whether there is a table to which statements of ours can be sent."""
-        return self._known and not isinstance(self._app.connector, InMemoryConnector)
+        return self._known and not self.are_in_memory
+
+    @property
+    def are_in_memory(self) -> bool:
+        """Whether there is no database, as in tests: there a worker ends when no row is due."""
+        return isinstance(self._app.connector, InMemoryConnector)
 
     def here(self) -> None:
         """Note the event loop of this thread: it is the one that the connections belong to."""

@@ -2,8 +2,9 @@
 
 Each worker process starts a thread for it. Of the processes that share a run directory one leads:
 it holds a lock there, which the kernel gives to another as soon as it dies. It finds what dead
-processes of this host were running, at once. What the whole store knows, leases that have ended and
-jobs that wait, only that leader looks at which is elected in the store.
+processes of this host were running, at once. What the whole store knows, leases that have ended,
+jobs that wait, and those whose message was lost (see `unbegun`), only that leader looks at which is
+elected in the store.
 
 Two that both work, for want of a run directory or of an answer, do no harm: each step of `recover`
 is a change of the store that only one of them gets through.
@@ -23,12 +24,15 @@ from tracedjobs._core.controls import recover_here
 from tracedjobs._core.handing import hand_back
 from tracedjobs._core.owner import run_directory
 from tracedjobs.errors import StoreError, StoreUnavailableError
-from tracedjobs.queues.base import known_continuables, log, stop
+from tracedjobs.queues.base import known_continuables, log
+from tracedjobs.queues.stopping import WorkerStop, stop
+from tracedjobs.queues.unbegun import Taken, start_look
 
 if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs._core.signals import StopFlag
 
-__all__ = ["start_recovery"]
+__all__ = ["start_recovery", "taken"]
 
 EVERY: Final = 1.5
 """Seconds between two looks."""
@@ -38,26 +42,40 @@ LONGEST: Final = 10.0
 fails, another one is before the leases of that host have ended."""
 PURGE_EVERY: Final = 60.0
 
-_started: set[str] = set()
+_started: dict[str, list[StopFlag | WorkerStop]] = {}
+"""Of each family the workers of this process that want its jobs looked after."""
 _leading: dict[str, tuple[int, str]] = {}
 """The lock's descriptor, and by which name this run directory is elected."""
 _alone: Final = os.urandom(8).hex()
 """The same where there is no run directory."""
+taken: Final = Taken()
+"""What this worker has taken and not begun with, where its adapter tells."""
 
 
-def start_recovery(family: str) -> None:
-    """Look after the jobs of that family's continuables, from this process, until it ends."""
-    if family in _started:
+def start_recovery(family: str, worker: StopFlag | WorkerStop = stop) -> None:
+    """Look after the jobs of that family's continuables, from this process, until it ends.
+
+    Or until the last of its workers does, where it has several.
+    """
+    workers = _started.setdefault(family, [])
+    if worker in workers:
         return
-    _started.add(family)
-    threading.Thread(target=_look, args=(family,), name="tracedjobs-recovery", daemon=True).start()
+    workers.append(worker)
+    if len(workers) > 1:
+        return
+    threading.Thread(
+        target=_look, args=(family, workers), name="tracedjobs-recovery", daemon=True
+    ).start()
 
 
-def _look(family: str) -> None:
+def _look(family: str, workers: list[StopFlag | WorkerStop]) -> None:
     never = threading.Event()
     away: set[str] = set()
     purged: dict[str, float] = {}
-    while not stop.came:  # a broker may give what is sent now to this very worker
+    # Not once they are told to stop: a broker may give what is sent now to such a worker.
+    while not all(each.came for each in workers):
+        with contextlib.suppress(StoreError):  # which is told below
+            taken.tell()
         for runtime in _runtimes(family):
             url = runtime.store.url
             holder = _leader(f"{family} {url}")
@@ -74,11 +92,14 @@ def _look(family: str) -> None:
             except Exception:  # noqa: BLE001 - a defect of ours must not end it
                 log.exception("The recovery of lost jobs was stopped short; it goes on.")
         never.wait(EVERY)
-    _started.discard(family)  # for a worker that begins later in this process
+    _started.pop(family, None)  # for a worker that begins later in this process
     for runtime in _runtimes(family):
         _, holder = _leading.get(f"{family} {runtime.store.url}", (0, _alone))
         with contextlib.suppress(StoreError):
             runtime.store.elect(family, holder, seconds=0)
+    for each in workers:
+        if not each.came:
+            start_recovery(family, each)  # it began while this one came to its end
 
 
 def _look_after(runtime: Runtime, family: str, holder: str) -> bool:
@@ -93,6 +114,7 @@ def _look_after(runtime: Runtime, family: str, holder: str) -> bool:
         elected = True  # the node that knows: jobs of others are looked for all the same
     if elected:
         runtime.recover(by=by)
+        start_look(runtime, family)
     return elected
 
 

@@ -13,8 +13,9 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
+from tracedjobs._core.records import Status
 from tracedjobs.errors import MissingExtraError, TracedJobsError
+from tracedjobs.queues.answering import kept_message
 from tracedjobs.queues.base import (
     Again,
     Continuable,
@@ -26,6 +27,7 @@ from tracedjobs.queues.base import (
     decorator,
     missing,
 )
+from tracedjobs.queues.unbegun import A_FEW, MOST
 
 try:
     from rq import Queue, Retry, get_current_job
@@ -49,7 +51,7 @@ except ImportError as error:
     raise MissingExtraError(missing("rq", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tracedjobs._core.job import Job
     from tracedjobs._core.records import JobRecord
@@ -147,9 +149,26 @@ class _Continuable(Continuable):
         tasks[self._path()] = self
         return self._entry
 
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str]:
+        """See `Continuable.held`.
+
+        What a killed worker had taken RQ calls failed, minutes later: as all else that it does not
+        bring to a worker, that is not held.
+        """
+        for name in {job.queue or self.queue for job in jobs}:
+            queue = self._queue_named(name)
+            yield from queue.get_job_ids(0, A_FEW)
+            # In the order in which a job goes from the ones into the other.
+            for registry in (queue.scheduled_job_registry, queue.deferred_job_registry):
+                yield from registry.get_job_ids(0, MOST, cleanup=False)
+            yield from queue.get_job_ids(0, MOST)
+
     def send(self, job: JobRecord) -> None:
         message = self._found(job.id)
         if message is None:
+            if job.status is Status.PENDING and _has_ttl(job):
+                self.revoked(job.id)  # Redis has forgotten it, as its user asked for
+                return
             message = self._rebuilt(job)
             queue = self._queue(message)
         else:
@@ -182,12 +201,6 @@ class _Continuable(Continuable):
 
     def perform(self) -> object:
         """What a message for a job of any function calls."""
-        message = get_current_job()
-        stored = None
-        with suppress(TracedJobsError):
-            stored = None if message is None else self.runtime.store.load(message.id)
-            if stored is not None and self.runtime.job_named(stored.job.name).is_async:
-                return self.execute_async((), {})
         return self.execute((), {})
 
     def execute(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -195,26 +208,30 @@ class _Continuable(Continuable):
         message = self._message()
         if message is None:
             return self.run_here(args, kwargs)
-        if message.worker_name == SYNC:
-            return self._result(self.runtime.perform(message.id))
-        with _inside(message), at_work(message, self.runtime.store):
-            try:
-                return _said(self.deliver(self._delivery(message, args, kwargs)))
-            except _AskedError as asked:
-                return asked.retry
+        delivery = self._delivery(message, args, kwargs)
+        try:
+            with _inside(message):
+                if message.worker_name == SYNC:
+                    return _said_here(self.deliver_to_end(delivery))
+                with at_work(message, self.runtime.store):
+                    return _said(self.deliver(delivery), message)
+        except _AskedError as asked:
+            return asked.retry
 
     async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """See `execute`, for `async def` functions."""
         message = self._message()
         if message is None:
             return await self.run_here_async(args, kwargs)
-        if message.worker_name == SYNC:
-            return self._result(await self.runtime.perform_async(message.id))
-        with _inside(message), at_work(message, self.runtime.store):
-            try:
-                return _said(await self.deliver_async(self._delivery(message, args, kwargs)))
-            except _AskedError as asked:
-                return asked.retry
+        delivery = self._delivery(message, args, kwargs)
+        try:
+            with _inside(message):
+                if message.worker_name == SYNC:
+                    return _said_here(await self.deliver_to_end_async(delivery))
+                with at_work(message, self.runtime.store):
+                    return _said(await self.deliver_async(delivery), message)
+        except _AskedError as asked:
+            return asked.retry
 
     # -- its own ---
 
@@ -242,7 +259,9 @@ class _Continuable(Continuable):
     def _delivery(
         self, message: Message, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Delivery:
-        return Delivery(message.id, args, kwargs, lambda: kept(message))
+        return Delivery(
+            message.id, args, kwargs, lambda: kept(message), followed=_is_followed(message)
+        )
 
     def _found(self, job_id: str) -> Message | None:
         with suppress(NoSuchJobError):
@@ -252,11 +271,14 @@ class _Continuable(Continuable):
 
     def _queue(self, message: Message) -> Queue:
         """The one that the message was sent to, which need not be ours."""
+        return self._queue_named(message.origin)
+
+    def _queue_named(self, name: str) -> Queue:
         app = self.app
-        if message.origin in {"", app.name}:
+        if name in {"", app.name}:
             return app
         return type(app)(
-            message.origin,
+            name,
             connection=app.connection,
             job_class=app.job_class,
             serializer=app.serializer,
@@ -267,22 +289,51 @@ class _Continuable(Continuable):
         args, kwargs = self.arguments_of(job)
         message = self.app.create_job(self._path(), args, kwargs, job_id=job.id, **self._options)
         is_recorded(message)
-        if job.message is not None:
-            options: Any = values.decode(job.message)
+        options = kept_message(job)
+        if options is not None:
             restore(message, options)
         return message
 
 
-def _said(verdict: Verdict) -> object:
+def _has_ttl(job: JobRecord) -> bool:
+    kept: Any = kept_message(job) or {}
+    return kept.get("ttl") is not None
+
+
+def _is_followed(message: Message) -> bool:
+    """Whether RQ calls somebody at its end; it lets each job that depends on it go on once."""
+    calls = message.success_callback is not None or bool(message.webhooks)
+    return calls and message.worker_name != SYNC
+
+
+def _answered(message: Message) -> None:
+    """RQ has called whom it calls at the end of a job, and stored its result."""
+    task = task_of(message)
+    if isinstance(task, Continuable) and _is_followed(message):
+        task.answered(message.id)
+
+
+def _said(verdict: Verdict, message: Message) -> object:
     """The verdict in RQ's words."""
     match verdict:
-        case Done(result):
+        case Done(result, answered):
+            if answered:  # RQ is to store the result again, and to call nobody
+                vars(message)["_success_callback"] = None  # its name stays, which RQ writes
+                message.webhooks = []
             return result
         case Over(reason) if not _is_known:
             msg = f"The job is {reason}; with this version of RQ that can only be said by failing."
             raise TracedJobsError(msg)
         case Again() | Over():
             return PutBack(verdict)
+
+
+def _said_here(verdict: Done | Over) -> object:
+    """The same in a queue that calls its tasks itself: it takes a `Retry` for a result."""
+    if isinstance(verdict, Over):
+        msg = f"The job is {verdict.reason}; a queue with is_async=False gives it no result."
+        raise TracedJobsError(msg)
+    return verdict.result
 
 
 @contextmanager
@@ -322,4 +373,4 @@ _is_known: Final = check_version(
 )
 if _is_known:
     watch_messages()
-    teach_workers(lambda message: task_of(message) is not None)
+    teach_workers(lambda message: task_of(message) is not None, _answered)

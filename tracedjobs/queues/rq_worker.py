@@ -22,8 +22,9 @@ from rq.rate_limit import release_slot
 from rq.worker import BaseWorker
 
 from tracedjobs._core import trace
-from tracedjobs.queues.base import Again, Over, keep_unknown, known_continuables, log, stop
+from tracedjobs.queues.base import Again, Over, keep_unknown, known_continuables, log
 from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.stopping import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -199,10 +200,16 @@ def _unknown_function(job: Job) -> str | None:
         return name
 
 
-def teach_workers(is_ours: Callable[[Job], bool]) -> None:
-    """Have the workers of this process, and their horses, know what a `PutBack` is, and us."""
+def teach_workers(is_ours: Callable[[Job], bool], answered: Callable[[Job], None]) -> None:
+    """Have the workers of this process, and their horses, know what a `PutBack` is, and us.
+
+    `answered` is called when they are done with a job that did well.
+    """
     bootstrap, handle_exception = BaseWorker.bootstrap, BaseWorker.handle_exception
-    handle_job_retry = BaseWorker.handle_job_retry
+    handle_job_retry, handle_job_success = (
+        BaseWorker.handle_job_retry,
+        BaseWorker.handle_job_success,
+    )
     handle_killed: Callable[..., None] = BaseWorker.handle_work_horse_killed
 
     def our_bootstrap(self: BaseWorker, *args: Any, **options: Any) -> None:
@@ -222,6 +229,10 @@ def teach_workers(is_ours: Callable[[Job], bool]) -> None:
         else:
             handle_job_retry(self, **told)
 
+    def our_handle_job_success(self: BaseWorker, job: Job, *args: Any, **told: Any) -> None:
+        handle_job_success(self, job, *args, **told)
+        answered(job)
+
     def our_handle_killed(self: BaseWorker, job: Job, *how: Any) -> None:
         handle_killed(self, job, *how)
         if is_ours(job):
@@ -232,6 +243,7 @@ def teach_workers(is_ours: Callable[[Job], bool]) -> None:
     _replace("handle_work_horse_killed", our_handle_killed)
     _replace("handle_exception", our_handle_exception)
     _replace("handle_job_retry", our_handle_job_retry)
+    _replace("handle_job_success", our_handle_job_success)
 
 
 def _replace(name: str, method: Callable[..., None]) -> None:

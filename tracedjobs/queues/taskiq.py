@@ -10,29 +10,47 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Final
 
-from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError, StoreError, UnknownJobError
-from tracedjobs.queues.base import Continuable, Delivery, Done, Verdict, decorator, missing
+from tracedjobs.queues.answering import kept_message
+from tracedjobs.queues.base import (
+    Again,
+    Continuable,
+    Delivery,
+    Done,
+    Over,
+    Verdict,
+    decorator,
+    missing,
+)
 
 try:
-    from taskiq import Context, NoResultError, TaskiqDepends, TaskiqMessage
+    from taskiq import Context, InMemoryBroker, NoResultError, TaskiqDepends, TaskiqMessage
     from taskiq.brokers.shared_broker import AsyncSharedBroker
     from taskiq.exceptions import TaskRejectedError
     from taskiq.kicker import AsyncKicker
     from taskiq.labels import parse_label
 
+    from tracedjobs.queues.taskiq_held import held_by
     from tracedjobs.queues.taskiq_parameters import (
         of_the_job,
         plain,
         resolved_by_taskiq,
         with_resolved,
     )
-    from tracedjobs.queues.taskiq_worker import Said, adopt, name_of, silently, stopping, wait_for
+    from tracedjobs.queues.taskiq_worker import (
+        Said,
+        adopt,
+        is_followed,
+        is_stopping,
+        name_of,
+        silently,
+        wait_for,
+    )
 except ImportError as error:
     raise MissingExtraError(missing("taskiq", error)) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from taskiq import AsyncBroker
 
@@ -119,7 +137,8 @@ class _Continuable(Continuable):
 
     def send(self, job: JobRecord) -> None:
         args, kwargs = self.arguments_of(job)
-        labels: Any = self._task.labels if job.message is None else values.decode(job.message)
+        kept = kept_message(job)
+        labels = self._task.labels if kept is None else kept
 
         async def kick() -> None:
             kicker: Any = AsyncKicker(self._task.task_name, self.app, dict(labels))
@@ -127,6 +146,10 @@ class _Continuable(Continuable):
                 await kicker.with_task_id(job.id).kiq(*args, **kwargs)
 
         wait_for(self.app, kick)
+
+    def held(self, jobs: Sequence[JobRecord]) -> Iterable[str] | None:
+        """See `Continuable.held`."""
+        return held_by(self.app, [job.queue or self.queue for job in jobs])
 
     async def sending(self, message: TaskiqMessage) -> None:
         """A message of this task is about to be sent, for the first time."""
@@ -140,7 +163,9 @@ class _Continuable(Continuable):
         with with_resolved(resolved):
             if not isinstance(message, TaskiqMessage):
                 return self.run_here(args, kwargs)
-            return _said(stopping() or self.deliver(_delivery(message, args, kwargs)))
+            delivery = _delivery(message, args, kwargs)
+            deliver = self.deliver_to_end if self._in_memory else self.deliver
+            return _said(self._stopping() or deliver(delivery))
 
     async def execute_async(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """See `execute`, for `async def` functions."""
@@ -150,12 +175,24 @@ class _Continuable(Continuable):
             if not isinstance(message, TaskiqMessage):
                 return await self.run_here_async(args, kwargs)
             delivery = _delivery(message, args, kwargs)
-            return _said(stopping() or await self._delivered(delivery))
+            return _said(self._stopping() or await self._delivered(delivery))
 
     async def _delivered(self, delivery: Delivery) -> Verdict:
         if self.job is None and await asyncio.to_thread(self._is_def, delivery.job_id):
-            return await asyncio.to_thread(self.deliver, delivery)
+            deliver = self.deliver_to_end if self._in_memory else self.deliver
+            return await asyncio.to_thread(deliver, delivery)
+        if self._in_memory:
+            return await self.deliver_to_end_async(delivery)
         return await self.deliver_async(delivery)
+
+    def _stopping(self) -> Again | None:
+        """What is to be said of a message that came when the worker was told to stop already."""
+        return Again(0.0, "stopping") if not self._in_memory and is_stopping() else None
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether there is no worker, as in tests: what is sent runs in the process that sends."""
+        return isinstance(self.app, InMemoryBroker)
 
     def _is_def(self, job_id: str) -> bool:
         """Whether the job that a message names is not one of an `async def` function."""
@@ -214,8 +251,11 @@ def _delivery(
             for name, value in message.labels.items()
         }
 
-    return Delivery(message.task_id, args, kwargs, labels)
+    return Delivery(message.task_id, args, kwargs, labels, followed=is_followed(message))
 
 
 def _said(verdict: Verdict) -> object:
-    return verdict.result if isinstance(verdict, Done) else Said(verdict)
+    if not isinstance(verdict, Done):
+        return Said(verdict)
+    # Taskiq has the result, and would send what follows once more.
+    return Said(Over("answered")) if verdict.answered else verdict.result

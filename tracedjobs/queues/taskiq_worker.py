@@ -14,32 +14,49 @@ import signal
 import threading
 import time
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from taskiq import InMemoryBroker, NoResultError, TaskiqFormatter, TaskiqMiddleware
+from taskiq import (
+    AckableMessage,
+    InMemoryBroker,
+    NoResultError,
+    TaskiqFormatter,
+    TaskiqMiddleware,
+)
 from taskiq.kicker import AsyncKicker
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.owner import run_directory
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import TracedJobsError
-from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log, stop
-from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log
+from tracedjobs.queues.recovery import start_recovery, taken
+from tracedjobs.queues.stopping import stop
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
     from types import FrameType
 
     from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage, TaskiqResult
 
-__all__ = ["Said", "adopt", "name_of", "silently", "stopping", "wait_for"]
+__all__ = [
+    "Said",
+    "adopt",
+    "formatter_of",
+    "is_followed",
+    "is_stopping",
+    "name_of",
+    "silently",
+    "wait_for",
+]
 
+T = TypeVar("T")
 MAJORS: Final = (0,)
 LAST_POLL: Final = 0.5
 """Seconds after a stop until the worker, and the others under the same command, ask their broker
@@ -52,6 +69,8 @@ WORKER: Final = "TRACEDJOBS_TASKIQ_WORKER"
 """The variable of the environment that tells processes of a pool whose they are."""
 NOT_RECORDED: Final = frozenset({"store_unavailable", "unknown"})
 """Reasons to go on later of which no record tells `recover`."""
+PIPELINE: Final = "_pipe_data"
+"""The label in which `taskiq-pipelines` keeps the steps of a pipeline."""
 
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_taskiq_quiet", default=False)
 """Whether what is sent is the message of a job that is recorded already."""
@@ -68,6 +87,11 @@ class Said:
     """
 
     verdict: Again | Over
+
+
+def is_followed(message: TaskiqMessage) -> bool:
+    """Whether it is of a pipeline, whose next step is sent at its end."""
+    return PIPELINE in message.labels
 
 
 def name_of(app: AsyncBroker) -> str:
@@ -90,6 +114,9 @@ def adopt(app: AsyncBroker, family: str) -> None:
     if not any(isinstance(each, _Middleware) for each in app.middlewares):
         check_version("taskiq", MAJORS, "running jobs may not see that their worker stops")
         app.add_middlewares(_Middleware(family))
+        last = _Answered()
+        last.set_broker(app)
+        app.middlewares.insert(0, last)  # results go through them backwards
 
 
 class _Middleware(TaskiqMiddleware):
@@ -110,6 +137,7 @@ class _Middleware(TaskiqMiddleware):
         _loops[self.broker] = os.getpid(), asyncio.get_running_loop()
         if self.broker.is_worker_process:
             self.broker.formatter = _Watching(self.broker)
+            self._note_what_comes()
             self._is_taskiqs = _chain(self._over)
             start_recovery(self._family)
 
@@ -123,6 +151,7 @@ class _Middleware(TaskiqMiddleware):
     # -- in a worker ---
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        taken.discard(message.task_id)
         said = result.return_value
         if not isinstance(said, Said):
             return
@@ -153,9 +182,23 @@ class _Middleware(TaskiqMiddleware):
             await asyncio.gather(*self._waiting)
             with suppress(OSError):
                 _stop_file(os.getpid()).unlink()
-        else:
-            for each in self._waiting:
-                each.cancel()
+
+    def _note_what_comes(self) -> None:
+        """Note what this worker takes, which may wait in it for long: see `Taken`."""
+        listen, loads = self.broker.listen, formatter_of(self.broker).loads
+
+        async def noting() -> AsyncGenerator[bytes | AckableMessage, None]:
+            async with aclosing(listen()) as coming:
+                async for each in coming:
+                    with suppress(Exception):  # which Taskiq says when it comes to this message
+                        data = each.data if isinstance(each, AckableMessage) else each
+                        message = loads(data)
+                        made = self._made(message)
+                        if made is not None:
+                            taken.add(made, message.task_id)
+                    yield each
+
+        self.broker.listen = noting  # type: ignore[method-assign]  # of this one broker
 
     def _made(self, message: TaskiqMessage) -> Any:
         """The continuable of which that is a message, if it is of one."""
@@ -184,11 +227,8 @@ class _Middleware(TaskiqMiddleware):
 
     async def _again(self, message: TaskiqMessage, delay: float) -> None:
         """Send the message once more, in that many seconds, or when the worker ends."""
-        if self.broker.is_worker_process:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
-        else:  # of a broker in memory, which may see several event loops, as events may not
-            await asyncio.sleep(delay)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), max(delay, 0.0))
         if stop.came_at is not None:
             await asyncio.sleep(max(stop.came_at + LAST_POLL - boot_time(), 0.0))
             if self._takes_more():
@@ -205,18 +245,27 @@ class _Middleware(TaskiqMiddleware):
             )
 
 
+class _Answered(TaskiqMiddleware):
+    """Hears of a result when all other middlewares have: what follows it is sent by then."""
+
+    async def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        made = getattr(self.broker.find_task(message.task_name), "continuable", None)
+        if made is not None and is_followed(message) and not result.is_err:
+            await asyncio.to_thread(made.answered, message.task_id)
+
+
 class _Watching(TaskiqFormatter):
     """The broker's formatter, which sees messages of tasks that the worker does not have."""
 
     def __init__(self, app: AsyncBroker) -> None:
         self._app = app
-        self._formatter = app.formatter
+        self.formatter = app.formatter
 
     def dumps(self, message: TaskiqMessage) -> BrokerMessage:
-        return self._formatter.dumps(message)
+        return self.formatter.dumps(message)
 
     def loads(self, message: bytes) -> TaskiqMessage:
-        loaded = self._formatter.loads(message)
+        loaded = self.formatter.loads(message)
         if self._app.find_task(loaded.task_name) is None:
             # Taskiq logs it and throws the message away.
             asyncio.get_running_loop().run_in_executor(
@@ -228,10 +277,16 @@ class _Watching(TaskiqFormatter):
 # -- the stop ---
 
 
-def stopping() -> Again | None:
-    """What is to be said of a message that came when the worker was told to stop already."""
+def formatter_of(app: AsyncBroker) -> TaskiqFormatter:
+    """The broker's own formatter."""
+    found = app.formatter
+    return found.formatter if isinstance(found, _Watching) else found
+
+
+def is_stopping() -> bool:
+    """Whether this worker was told to stop, or the one of whose pool this process is."""
     _watch_worker()
-    return Again(0.0, "stopping") if stop.came else None
+    return stop.came
 
 
 def _chain(over: asyncio.Event) -> bool:
@@ -339,7 +394,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 _alone: Final = threading.Lock()
 
 
-def wait_for(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def wait_for(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Have an event loop send with that broker, from a thread, and wait for it.
 
     Its connections are of the loop in which it was started; where there is none, it is started
@@ -354,22 +409,21 @@ def wait_for(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) ->
         raise TypeError(msg)
     pid, loop = _loops.get(app, (0, None))
     if loop is not None and pid == os.getpid() and loop.is_running():
-        asyncio.run_coroutine_threadsafe(make(), loop).result(LONGEST_SEND)
-        return
+        return asyncio.run_coroutine_threadsafe(make(), loop).result(LONGEST_SEND)
     if app.is_worker_process:
         msg = "This worker ends, or begins, and sends nothing."
         raise TracedJobsError(msg)
     with _alone:
-        asyncio.run(asyncio.wait_for(_started(app, make), LONGEST_SEND))
+        return asyncio.run(asyncio.wait_for(_started(app, make), LONGEST_SEND))
 
 
-async def _started(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _started(app: AsyncBroker, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if isinstance(app, InMemoryBroker):
-        await make()
+        made = await make()
         await app.wait_all()  # it runs here what is sent, and cannot be started twice
-        return
+        return made
     try:
         await app.startup()
-        await make()
+        return await make()
     finally:
         await app.shutdown()

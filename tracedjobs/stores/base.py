@@ -177,6 +177,10 @@ class Store(Protocol):
         """
         ...
 
+    def unbegun(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """Up to `limit` pending jobs of queues whose `hand_at` has come; else as `waiting`."""
+        ...
+
     def elect(self, name: str, holder: str, *, seconds: float) -> bool:
         """Whether `holder` is the one who does what `name` stands for, on the store's clock.
 

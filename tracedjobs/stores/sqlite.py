@@ -137,10 +137,13 @@ _SENT: Final = (
     "root_sent = max(root_sent, :root), spans_due = CASE WHEN spans_due IS NOT :claim "
     "THEN spans_due WHEN revision <> :revision THEN :now END WHERE id = :job_id"
 )
-_WAITING: Final = (
-    f"SELECT {_JOB} FROM jobs WHERE status = 'interrupted' AND queue IS NOT NULL "  # noqa: S608
+_HANDED: Final = (
+    # The status is in the text, for the index of that status to be taken.
+    f"SELECT {_JOB} FROM jobs WHERE status = '{{}}' AND queue IS NOT NULL "  # noqa: S608
     "AND hand_at > ? AND hand_at <= ? ORDER BY hand_at LIMIT ?"
 )
+_WAITING: Final = _HANDED.format("interrupted")
+_UNBEGUN: Final = _HANDED.format("pending")
 _ELECTED: Final = "SELECT holder, until FROM elections WHERE name = ? AND boot = ? AND until > ?"
 _ELECT: Final = (
     "INSERT INTO elections VALUES (:name, :holder, :until, :boot) ON CONFLICT DO UPDATE "
@@ -424,10 +427,15 @@ class SQLiteStore:
 
     def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
         """See `Store.waiting`."""
+        return self._to_be_handed(_WAITING, limit, after)
+
+    def unbegun(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """See `Store.unbegun`."""
+        return self._to_be_handed(_UNBEGUN, limit, after)
+
+    def _to_be_handed(self, query: str, limit: int, after: float) -> list[JobRecord]:
         bound = (after, wall_time(), limit)
-        return [
-            _job(row) for row in self._db.run(lambda raw: raw.execute(_WAITING, bound).fetchall())
-        ]
+        return [_job(row) for row in self._db.run(lambda raw: raw.execute(query, bound).fetchall())]
 
     def elect(self, name: str, holder: str, *, seconds: float) -> bool:
         """See `Store.elect`; most of the time it only reads."""

@@ -61,7 +61,8 @@ def change_arguments(
         names.ends(shard),
         names.totals(shard),
         names.spans(shard),
-        names.waiting(shard),
+        names.handed(shard, old.status),
+        names.handed(shard, new.status),
     ]
     texts = packed(new)
     moves = any(name in columns for name in position_columns(None))

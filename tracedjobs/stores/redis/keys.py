@@ -59,6 +59,14 @@ class Keys:
         """Interrupted jobs of queues of the shard, by when they are to be handed back."""
         return self.at(shard, "waiting")
 
+    def unbegun(self, shard: int) -> str:
+        """Pending jobs of queues of the shard, by when their messages are to be looked for."""
+        return self.at(shard, "unbegun")
+
+    def handed(self, shard: int, status: Status) -> str:
+        """The one of these two in which a job of that status may stand."""
+        return self.unbegun(shard) if status is Status.PENDING else self.waiting(shard)
+
     def elected(self, name: str) -> str:
         """Who does what that name stands for."""
         return self.at(shard_of(name), f"elected:{name}")

@@ -109,8 +109,8 @@ def to_micros(moment: float) -> str:
 
 
 def hand_micros(job: JobRecord) -> str:
-    """Where the job stands in the index of waiting jobs; nothing where it does not."""
-    waits = job.status is Status.INTERRUPTED and job.queue is not None
+    """Where the job stands in the index of its status, see `Keys.handed`; '' where it does not."""
+    waits = job.status in {Status.INTERRUPTED, Status.PENDING} and job.queue is not None
     return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
 
 

@@ -117,7 +117,7 @@ class RedisStore:
                 self._keys.leases(shard),
                 self._keys.ends(shard),
                 self._keys.totals(shard),
-                self._keys.waiting(shard),
+                self._keys.handed(shard, job.status),
             ],
             [
                 *(job.id, head_text(job, None), job.status.value, job.revision),
@@ -360,10 +360,20 @@ class RedisStore:
 
     def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
         """See `Store.waiting`."""
-        looks = self._due(self._keys.waiting, limit=limit, after=int(to_micros(after)))
+        return self._to_be_handed(Status.INTERRUPTED, limit, after)
+
+    def unbegun(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
+        """See `Store.unbegun`."""
+        return self._to_be_handed(Status.PENDING, limit, after)
+
+    def _to_be_handed(self, status: Status, limit: int, after: float) -> list[JobRecord]:
+        def index(shard: int) -> str:
+            return self._keys.handed(shard, status)
+
+        looks = self._due(index, limit=limit, after=int(to_micros(after)))
         found = [each for _, entries in looks for each in entries]
         heads = self._heads([job_id for _, job_id in nsmallest(limit, found)])
-        return [head for head in heads if hand_micros(head)]
+        return [head for head in heads if head.status is status and hand_micros(head)]
 
     def elect(self, name: str, holder: str, *, seconds: float) -> bool:
         """See `Store.elect`."""

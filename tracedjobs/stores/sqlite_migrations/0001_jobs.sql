@@ -63,6 +63,8 @@ CREATE INDEX jobs_by_name ON jobs (name, seq);
 CREATE INDEX jobs_by_spans_due ON jobs (spans_due) WHERE spans_due IS NOT NULL;
 CREATE INDEX jobs_by_hand_at ON jobs (hand_at)
     WHERE status = 'interrupted' AND queue IS NOT NULL;
+CREATE INDEX jobs_by_unbegun ON jobs (hand_at)
+    WHERE status = 'pending' AND queue IS NOT NULL;
 CREATE INDEX jobs_by_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE steps (

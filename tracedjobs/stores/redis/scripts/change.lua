@@ -2,7 +2,7 @@
 -- that was asked for. What does not change is passed as it was read, or as '': what saves write too
 -- is never passed as it was read, for it may have been read long ago.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
---       by status, by name, leases, ends, totals, spans, waiting
+--       by status, by name, leases, ends, totals, spans, to be handed before, to be handed
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
 --       6 revision, 7 status, 8 token, 9 wish, 10 head,
 --       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
@@ -99,11 +99,12 @@ if ARGV[7] == 'running' then
 elseif ARGV[3] == 'running' then
   redis.call('ZREM', KEYS[13], ARGV[1])
 end
-if ARGV[32] ~= '' then
-  redis.call('ZADD', KEYS[17], ARGV[32], ARGV[1])
-elseif ARGV[3] == 'interrupted' then
-  redis.call('ZREM', KEYS[17], ARGV[1])
+if ARGV[3] ~= ARGV[7] or ARGV[32] == '' then
+  if ARGV[3] == 'interrupted' or ARGV[3] == 'pending' then
+    redis.call('ZREM', KEYS[17], ARGV[1])
+  end
 end
+if ARGV[32] ~= '' then redis.call('ZADD', KEYS[18], ARGV[32], ARGV[1]) end
 if ARGV[22] == 'same' then
   local left = redis.call('PTTL', hash)
   if left >= 0 then

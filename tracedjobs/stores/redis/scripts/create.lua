@@ -1,6 +1,6 @@
 -- Adds a job, unless one of that id is there.
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status, by name, leases, ends,
---       totals, waiting
+--       totals, to be handed
 -- ARGV: id, head, status, revision, token, wish, seq, lease until µs, tail, cursor, open,
 --       state, spilled open, spilled cursor, milliseconds to keep it ('' for ever), entry of its end,
 --       meter, counted items, when it is to be handed back in µs ('' for never), then fields of

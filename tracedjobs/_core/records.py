@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracedjobs._core.trace import Trace
@@ -385,6 +386,20 @@ class JobRecord:
     hand_at: float | None = None
     """When it is to be handed back, if it still waits then, see `due`."""
 
+    def changed(self, columns: Mapping[str, object]) -> JobRecord:
+        """The record with those columns in the place of its own, as `dataclasses.replace` has it.
+
+        In a quarter of the time, which each delivery of a message needs twice: what is frozen there
+        is put in its slots one by one, by a function that looks each of them up again.
+        """
+        values = list(_VALUES_OF(self))
+        for column, value in columns.items():
+            values[_PLACES[column]] = value
+        made = object.__new__(JobRecord)
+        for put, value in zip(_PUTS, values, strict=True):
+            put(made, value)
+        return made
+
     @property
     def position(self) -> Position | None:
         """The open step as last saved; a step that has completed since may still stand here."""
@@ -508,6 +523,9 @@ POSITION_COLUMNS: Final = (
 NOWHERE: Final = (None, "null", 0, None, None, None, None, None)
 """What these columns hold while no step is open."""
 JOB_COLUMNS: Final = tuple(each.name for each in fields(JobRecord))
+_VALUES_OF: Final = attrgetter(*JOB_COLUMNS)
+_PUTS: Final = tuple(JobRecord.__dict__[column].__set__ for column in JOB_COLUMNS)
+_PLACES: Final = {column: place for place, column in enumerate(JOB_COLUMNS)}
 STEP_COLUMNS: Final = tuple(each.name for each in fields(StepRecord))
 RUN_COLUMNS: Final = tuple(each.name for each in fields(RunRecord))
 CONTROL_COLUMNS: Final = tuple(each.name for each in fields(ControlRecord))

@@ -10,10 +10,10 @@ import logging
 import os
 from contextlib import suppress
 from heapq import nlargest, nsmallest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.counting import OTHER
+from tracedjobs._core.counting import BUCKETS, OTHER
 from tracedjobs._core.records import (
     LOST_GAP,
     Change,
@@ -37,15 +37,21 @@ from tracedjobs.stores.redis.changing import (
 )
 from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
 from tracedjobs.stores.redis.packing import (
+    UNTOUCHED,
+    VERSION_START,
     Found,
+    begun_text,
     end_entry,
     hand_micros,
-    head_text,
+    later_text,
+    name_text,
     pack_list,
     packed,
     packed_position,
+    read_begun,
     read_end_entry,
     read_found,
+    submitted_text,
     to_micros,
     total_field,
 )
@@ -57,6 +63,7 @@ from tracedjobs.stores.redis.surveying import surveyed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from tracedjobs._core.first_run import FirstRun
     from tracedjobs.stores.base import Saved
 
 __all__ = ["RedisStore"]
@@ -71,6 +78,8 @@ ESTIMATE_AGE: Final = 10.0
 """Seconds for which the number of steps of a job name is taken for what it was."""
 GROUP: Final = 64
 """Saves in one script at most: no other client waits longer for the server."""
+_WAITS: Final = " ".join(repr(float(bound)) for bound in BUCKETS["queue_wait"])
+T = TypeVar("T")
 Entry = tuple[int, str]
 """Birth and id of a job: its place among all."""
 
@@ -120,7 +129,8 @@ class RedisStore:
                 self._keys.waiting(shard),
             ],
             [
-                *(job.id, head_text(job, None), job.status.value, job.revision),
+                *(job.id, submitted_text(job) + later_text(job, None)),
+                *(job.status.value, job.revision),
                 *(job.token or "", job.wish or "", job.saved_seq, to_micros(job.lease_until)),
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
@@ -136,6 +146,33 @@ class RedisStore:
         """See `Store.load`."""
         (found,) = self.find([job_id])
         return None if found is None else found.stored
+
+    def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
+        """See `Store.begin`."""
+        shard = shard_of(job_id)
+        pending, running = Status.PENDING.value, Status.RUNNING.value
+        reply = self._call(
+            "begin",
+            shard,
+            [
+                *self._keys.job(job_id),
+                *self._keys.indexes(shard, pending, first.job_name),
+                *self._keys.indexes(shard, running, first.job_name),
+                self._keys.leases(shard),
+                self._keys.totals(shard),
+            ],
+            [
+                *(job_id, name_text(first.job_name), VERSION_START, UNTOUCHED, begun_text(first)),
+                *(first.token, to_micros(first.lease_ttl), repr(float(first.now)), _WAITS),
+            ],
+            writes=True,
+        )
+        if reply is None:
+            return None, False
+        begun, *found = reply
+        if begun:
+            return self._reading(job_id, lambda: read_begun(job_id, first, found)), True
+        return self._read(job_id, found).stored, False
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -490,8 +527,11 @@ class RedisStore:
         ]
 
     def _read(self, job_id: str, reply: Sequence[Any]) -> Found:
+        return self._reading(job_id, lambda: read_found(job_id, reply))
+
+    def _reading(self, job_id: str, read: Callable[[], T]) -> T:
         try:
-            return read_found(job_id, reply)
+            return read()
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             msg = f"The job {job_id} in {self.url} is damaged: {error}."
             raise StoreError(msg) from error

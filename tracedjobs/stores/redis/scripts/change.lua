@@ -4,7 +4,8 @@
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
 --       by status, by name, leases, ends, totals, spans, waiting
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
---       6 revision, 7 status, 8 token, 9 wish, 10 head,
+--       6 revision, 7 status, 8 token, 9 wish, 10 head: all of it, or its third line where the
+--       first two, which are what was submitted and may be long, stay as they are,
 --       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
 --       16 whether a position comes, 17 cursor, 18 open, 19 spilled cursor, 20 spilled open,
 --       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
@@ -33,6 +34,14 @@ if ARGV[31] ~= '' and ARGV[13] - seq >= tonumber(ARGV[31]) then
   if job[2] == 'running' then redis.call('ZADD', KEYS[13], 0, ARGV[1]) end
   return {0}
 end
+local head = ARGV[10]
+if string.sub(head, 1, 1) == '[' then
+  local submitted = string.match(redis.call('GET', KEYS[2]) or '', '^.*\n')
+  if not submitted then
+    return {0}
+  end
+  head = submitted .. head
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 if ARGV[12] ~= '' then lease = ARGV[12] end
@@ -41,7 +50,7 @@ if ARGV[13] ~= '' then seq = ARGV[13] end
 if ARGV[14] ~= '' then items = ARGV[14] end
 if ARGV[15] ~= '' then progressed = ARGV[15] end
 
-redis.call('SET', KEYS[2], ARGV[10], 'KEEPTTL')
+redis.call('SET', KEYS[2], head, 'KEEPTTL')
 redis.call('HSET', hash, 'v', ARGV[6], 's', ARGV[7],
   'l', seq .. ' ' .. lease .. ' ' .. items .. ' ' .. progressed)
 for name, at in pairs({t = 8, w = 9, m = 28, n = 29}) do

@@ -527,6 +527,8 @@ class Run:
 
     def step_event(self, event: str, step: Step, **payload: object) -> None:
         """Tell the reporter of a step, with what every payload of a step has."""
+        if not events.listened():
+            return
         position, seconds = step.position(), None
         with suppress(StoreError):  # it was closed, and tells the time no more
             seconds = self.store.time() - step.started_at

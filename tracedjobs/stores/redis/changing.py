@@ -14,11 +14,11 @@ from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
     LOST_GAP,
+    POSITION_COLUMNS,
     Change,
     JobRecord,
     RunRecord,
     Status,
-    position_columns,
 )
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import InvalidTransitionError
@@ -66,7 +66,7 @@ def change_arguments(
         names.waiting(shard),
     ]
     texts = packed(new)
-    moves = any(name in columns for name in position_columns(None))
+    moves = any(name in columns for name in POSITION_COLUMNS)
     held = "" if change.if_lease_until is None else to_micros(change.if_lease_until)
     for_ttl = "" if change.lease_ttl is None else to_micros(change.lease_ttl)
     state = ("-" if new.state is None else new.state) if "state" in columns else ""

@@ -238,8 +238,9 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     texts: list[Any] = [field or None for field in fields.split("\n")]
     born, status, revision, token, wish, saved, cursor, opened, meter, counted, due, sent = texts
     spilled_open, spilled_cursor, *parts = rest
-    name, submitted, later = head.split("\n")
-    columns = _submitted(job_id, name, submitted)
+    first, submitted, later = head.split("\n")
+    columns = _submitted(job_id, submitted)
+    columns["name"], _ = json.loads(f"[{first}]")
     later_columns, last_run = json.loads(later)
     columns.update(zip(LATER, later_columns, strict=False))
     seq, lease, items, progressed = saved.split(" ")
@@ -251,6 +252,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     job = JobRecord(
         **columns,
         **position,
+        id=job_id,
         status=Status(status),
         revision=int(revision),
         token=token,
@@ -285,16 +287,17 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
 
 def read_begun(job_id: str, first: FirstRun, reply: Sequence[Any]) -> Stored:
     """The job in a reply of `begin` that has begun it: as it was submitted, but for `first`."""
-    lease, head = reply
-    name, submitted, _ = head.split("\n")
-    columns = {**_submitted(job_id, name, submitted), **first.columns}
-    job = JobRecord(**columns, revision=1, lease_until=int(lease) / 1e6, lease_boot=boot_id())
-    return Stored(job, runs=(first.record,))
+    lease, submitted = reply
+    columns = _submitted(job_id, submitted)
+    columns |= first.columns
+    columns |= {"id": job_id, "name": first.job_name, "revision": 1}
+    columns |= {"lease_until": int(lease) / 1e6, "lease_boot": boot_id()}
+    return Stored(_NEW.changed(columns), runs=(first.record,))
 
 
-def _submitted(job_id: str, name: str, submitted: str) -> dict[str, Any]:
-    """The columns in the first two lines of a head; see `read_found`."""
-    columns = json.loads(submitted)
+def _submitted(job_id: str, text: str) -> dict[str, Any]:
+    """The columns in the second line of a head; see `read_found`."""
+    columns = json.loads(text)
     version = columns[0]
     if not isinstance(version, int):
         raise TypeError(f"{version!r} is no version")
@@ -305,8 +308,7 @@ def _submitted(job_id: str, name: str, submitted: str) -> dict[str, Any]:
             f"changed."
         )
         raise StoreError(msg)
-    name, _ = json.loads(f"[{name}]")
-    return {"id": job_id, "name": name, **dict(zip(SUBMITTED, columns, strict=False))}
+    return dict(zip(SUBMITTED, columns, strict=False))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -327,8 +329,9 @@ def _text(value: object) -> str:
 
 
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_UNTOUCHED: Final = tuple(zip(LATER, _LATER_OF(JobRecord("", "", "", 0.0)), strict=True))
-UNTOUCHED: Final = later_text(JobRecord("", "", "", 0.0), None)
+_NEW: Final = JobRecord("", "", "", 0.0)
+_UNTOUCHED: Final = tuple(zip(LATER, _LATER_OF(_NEW), strict=True))
+UNTOUCHED: Final = later_text(_NEW, None)
 """The third line of the head of a job to which nothing has happened since it was submitted."""
 VERSION_START: Final = f"[{RECORD_VERSION},"
 """What the second line of a head of this version begins with."""

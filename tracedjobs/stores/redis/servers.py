@@ -140,6 +140,10 @@ class Servers:
         Those that were away last time come last, and together they are waited for no longer than
         one is.
         """
+        if len(groups) == 1 and not (asking or unknown or self._address.wait or self._address.waitaof):
+            # As nearly always: one server, and nothing to be sent beside the commands.
+            ((node, indexes),) = groups
+            return [(node, indexes, node.run(*[commands[index].words for index in indexes]))]
         groups.sort(key=lambda group: group[0].failed_at)
         late = time.monotonic() + self._timeout
         sent: list[tuple[Node, list[int], list[int | None], Sent]] = []

@@ -584,11 +584,16 @@ class RedisStore:
             if len(self._step_names) >= MANY_NAMES:
                 self._step_names.clear()
             self._step_names[each] = each[1] if admitted else OTHER
-        added: list[str | int] = []
+        # Each field once, for scripts that read all of them before they write: names that are not
+        # told apart have the same.
+        amounts: dict[str, float] = {}
         for count in counts:
             step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
             field = total_field(count.metric, count.job_name, count.queue, step, count.label)
-            added += [field, repr(count.amount)]
+            amounts[field] = amounts.get(field, 0) + count.amount
+        added: list[str | int] = []
+        for field, amount in amounts.items():
+            added += (field, repr(amount))
         return added
 
     # -- indexes ---

@@ -5,8 +5,8 @@
 --       this version begins with, 4 the third line while nothing has happened, 5 once the run has
 --       begun, 6 token, 7 lease from now in µs, 8 the moment of progress, 9 upper bounds of the
 --       buckets of queue_wait in seconds
--- Returns 1, the end of the lease and the head if it has begun the run, 0 and what load.lua returns
--- if not; false when the job is gone. All that can change is compared with what it was at first, so
+-- Returns 1, the end of the lease and the head's second line if it has begun the run, 0 and what
+-- load.lua returns if not; false when the job is gone. All that can change is compared with what it was at first, so
 -- there are no steps, runs and controls then; the state alone is a key that a submission may set.
 local hash = redis.call('HMGET', KEYS[1], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n', 'd', 'p')
 local head, state = redis.call('GET', KEYS[2]), redis.call('GET', KEYS[6])
@@ -51,4 +51,4 @@ redis.call('ZREM', KEYS[10], ARGV[1])
 redis.call('ZADD', KEYS[11], hash[1], ARGV[1])
 redis.call('ZADD', KEYS[12], hash[1], ARGV[1])
 redis.call('ZADD', KEYS[13], lease, ARGV[1])
-return {1, lease, head}
+return {1, lease, second}

@@ -19,7 +19,16 @@ if position > done then
 end
 if position == done then
   redis.call('RPUSH', KEYS[2], ARGV[4])
-  for at = 8, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[5], ARGV[at], ARGV[at + 1]) end
+  local fields, totals = {}, {}
+  for at = 8, #ARGV, 2 do fields[#fields + 1] = ARGV[at] end
+  if #fields > 0 then -- as in change.lua
+    local before = redis.call('HMGET', KEYS[5], unpack(fields))
+    for at, field in ipairs(fields) do
+      totals[at * 2 - 1] = field
+      totals[at * 2] = string.format('%.17g', (before[at] or 0) + ARGV[7 + at * 2])
+    end
+    redis.call('HSET', KEYS[5], unpack(totals))
+  end
 else
   redis.call('LSET', KEYS[2], position, ARGV[4])
 end

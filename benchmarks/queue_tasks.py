@@ -70,6 +70,7 @@ class Noted(app.Task):  # type: ignore[misc, name-defined]  # Celery's
     """The base of tasks with notes: the first is made before the message is sent."""
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Note it, and send it."""
         task_id = uuid()
         note(task_id, "sent")
         return super().apply_async(*args, task_id=task_id, **options)
@@ -91,7 +92,7 @@ def noted_pieces(self: Any) -> None:
 
 
 def note(task_id: str, text: str) -> None:
-    notes = _notes(os.getpid())
+    notes = _notes()
     if isinstance(notes, Redis):
         notes.set(task_id, text)
     else:
@@ -99,7 +100,7 @@ def note(task_id: str, text: str) -> None:
 
 
 @cache
-def _notes(pid: int) -> Redis | sqlite3.Connection:
+def _notes() -> Redis | sqlite3.Connection:
     if not os.environ["BENCHMARK_STORE"].startswith("sqlite"):
         return Redis.from_url(BROKER)
     raw = _opened("notes.db")

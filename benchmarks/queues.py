@@ -97,7 +97,7 @@ class _Celery:
     def _cpu(self) -> float:
         """Seconds of CPU time that the worker, the server and this process have used so far."""
         server = self.broker.info("cpu")
-        used = cpu() + server["used_cpu_user"] + server["used_cpu_sys"]
+        used: float = cpu() + server["used_cpu_user"] + server["used_cpu_sys"]
         for status in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError):
                 pid, _, rest = status.read_text().partition(" ")

@@ -387,6 +387,9 @@ def _digest(*texts: str) -> int:
     return int.from_bytes(digest, "little", signed=True) or 1
 
 
+_TEXT_OF: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def _text_of(position: Position) -> bytes:
     kept = (
         position.step,
@@ -395,9 +398,7 @@ def _text_of(position: Position) -> bytes:
         position.started_at,
         position.fingerprint,
     )
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "surrogatepass"
-    )
+    return _TEXT_OF(kept).encode("utf-8", "surrogatepass")
 
 
 def _leave() -> None:

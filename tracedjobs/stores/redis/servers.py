@@ -51,6 +51,7 @@ class Servers:
         self._nodes: dict[tuple[str, int], Node] = {}
         self._sentinels = [self._sentinel(host, port) for host, port in address.hosts]
         self._owners: list[Node] | None = None
+        self._has_waits = bool(self._waits())
         self.fresh = False
         """Whether owners were found since this was last set back."""
         self.pid = os.getpid()
@@ -102,9 +103,10 @@ class Servers:
 
     def time(self, *, age: float) -> float | None:
         """The clock of one of the servers, as `Node.time`; `None` when one has to be asked."""
-        self.node(0)
-        owners = self._owners or []
-        known = (node.time(age=age) for node in owners)
+        now = self.node(0).time(age=age)
+        if now is not None:
+            return now
+        known = (node.time(age=age) for node in self._owners or ())
         return next((now for now in known if now is not None), None)
 
     def forget(self) -> None:

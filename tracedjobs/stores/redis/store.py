@@ -10,6 +10,7 @@ import logging
 import os
 from contextlib import suppress
 from heapq import nlargest, nsmallest
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
@@ -25,6 +26,7 @@ from tracedjobs._core.records import (
     StepRecord,
     Stored,
     Survey,
+    TotalKey,
 )
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
@@ -97,6 +99,7 @@ class RedisStore:
         self._checked = False
         self._told_away = False
         self._step_names: dict[tuple[str, str], str] = {}
+        self._fields: dict[TotalKey, str] = {}
         self._steps: dict[str, tuple[float, int | None]] = {}
         """Since when this process knows of a job's name how many steps it last had."""
 
@@ -270,8 +273,9 @@ class RedisStore:
     ) -> bool:
         """See `Store.complete_step`."""
         shard = shard_of(job_id)
-        keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
-        keys += [self._keys.leases(shard), self._keys.totals(shard)]
+        start = self._keys.at(shard, "")
+        keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
+        keys += (f"{start}leases", f"{start}totals")
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
         args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts, shard)
@@ -557,8 +561,34 @@ class RedisStore:
         return steps
 
     def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
-        """Fields of totals of that shard and what is added to each, with few step names."""
-        steps = {(count.job_name, count.step) for count in counts if count.step}
+        """Fields of totals of that shard and what is added to each, with few step names.
+
+        Each field once, for scripts that read all of them before they write: names that are not
+        told apart have the same.
+        """
+        known = self._fields
+        new = {(each.job_name, each.step) for each in counts if each[:5] not in known}
+        if new:
+            self._admit([each for each in new if each[1]], shard)
+        amounts: dict[str, float] = {}
+        for count in counts:
+            key = count[:5]
+            field = known.get(key) or self._field(key)
+            amounts[field] = amounts.get(field, 0) + count[5]
+        return list(chain.from_iterable((field, repr(each)) for field, each in amounts.items()))
+
+    def _field(self, key: TotalKey) -> str:
+        metric, job_name, queue, step, label = key
+        name = self._step_names.get((job_name, step)) if step else ""
+        if name is None:
+            return total_field(metric, job_name, queue, OTHER, label)  # and asked again next time
+        if len(self._fields) >= MANY_NAMES:
+            self._fields.clear()
+        field = self._fields[key] = total_field(metric, job_name, queue, name, label)
+        return field
+
+    def _admit(self, steps: Sequence[tuple[str, str]], shard: int) -> None:
+        """Find out which of those names of jobs and steps are told apart."""
         new = [each for each in steps if each not in self._step_names]
         asked = [
             call(
@@ -584,17 +614,6 @@ class RedisStore:
             if len(self._step_names) >= MANY_NAMES:
                 self._step_names.clear()
             self._step_names[each] = each[1] if admitted else OTHER
-        # Each field once, for scripts that read all of them before they write: names that are not
-        # told apart have the same.
-        amounts: dict[str, float] = {}
-        for count in counts:
-            step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
-            field = total_field(count.metric, count.job_name, count.queue, step, count.label)
-            amounts[field] = amounts.get(field, 0) + count.amount
-        added: list[str | int] = []
-        for field, amount in amounts.items():
-            added += (field, repr(amount))
-        return added
 
     # -- indexes ---
 

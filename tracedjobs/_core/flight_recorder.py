@@ -49,7 +49,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import json
 import mmap
 import os
 import warnings
@@ -57,6 +56,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import owner
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.compact import compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -387,9 +387,6 @@ def _digest(*texts: str) -> int:
     return int.from_bytes(digest, "little", signed=True) or 1
 
 
-_TEXT_OF: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 def _text_of(position: Position) -> bytes:
     kept = (
         position.step,
@@ -398,7 +395,7 @@ def _text_of(position: Position) -> bytes:
         position.started_at,
         position.fingerprint,
     )
-    return _TEXT_OF(kept).encode("utf-8", "surrogatepass")
+    return compact(kept).encode("utf-8", "surrogatepass")
 
 
 def _leave() -> None:

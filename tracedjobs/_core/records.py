@@ -14,6 +14,7 @@ from itertools import repeat
 from operator import attrgetter, call
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tracedjobs._core.compact import compact
 from tracedjobs._core.trace import Trace
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ __all__ = [
     "left_text",
     "position_columns",
 ]
-
-_TEXT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 LONGEST_TOLD: Final = 1024
 """Characters of a cursor that is told in a span."""
@@ -152,7 +151,7 @@ class Entered(NamedTuple):
 
     def text(self) -> str:
         """As it is kept in a record."""
-        return _TEXT.encode(self)
+        return compact(self)
 
     @classmethod
     def read(cls, text: str | None) -> Entered | None:
@@ -182,7 +181,7 @@ class Left(NamedTuple):
 
     def text(self) -> str:
         """As it is kept in a record."""
-        return _TEXT.encode(self)
+        return compact(self)
 
     @classmethod
     def read(cls, text: str | None) -> Left | None:

@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core.clock import boot_id
+from tracedjobs._core.compact import compact
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     CONTROL_COLUMNS,
@@ -117,7 +118,7 @@ def hand_micros(job: JobRecord) -> str:
 
 def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
     """A part of a job as one text."""
-    return _text(_COLUMNS_OF[type(record)](record))
+    return compact(_COLUMNS_OF[type(record)](record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     """The field of the open step, and its text when that is in a key of its own."""
     if opened[0] is None:
         return "-", ""
-    text = _text(opened)
+    text = compact(opened)
     if _is_long(text):
         return f"{SPILLED}{zlib.crc32(text.encode()):08x}", text
     return text, ""
@@ -196,7 +197,7 @@ class Found:
 
 def end_entry(job_id: str, status: str, name: str) -> str:
     """What is known of a job when its keys are gone: where it stands in the indexes."""
-    return _text([job_id, status, name])
+    return compact([job_id, status, name])
 
 
 def read_end_entry(entry: str) -> tuple[str, str, str, str]:
@@ -212,24 +213,24 @@ def submitted_text(job: JobRecord) -> str:
     Name and queue as fields of totals have them, so that a script can make such a field; then the
     columns that a submission sets.
     """
-    return f"{name_text(job.name)}{_text(job.queue or '')}\n{_text(_SUBMITTED_OF(job))}\n"
+    return f"{name_text(job.name)}{compact(job.queue or '')}\n{compact(_SUBMITTED_OF(job))}\n"
 
 
 def name_text(name: str) -> str:
     """What the head of a job of that name begins with."""
-    return f"{_text(name)},"
+    return f"{compact(name)},"
 
 
 def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
     """The third line of the head: what else changes under `revision` only, with the last run."""
-    return _text([_LATER_OF(job), None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
+    return compact([_LATER_OF(job), None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
 
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
     columns = {**first.columns, "lease_boot": boot_id()}
     later = [columns.get(column, default) for column, default in _UNTOUCHED]
-    return _text([later, _COLUMNS_OF[RunRecord](first.record)])
+    return compact([later, _COLUMNS_OF[RunRecord](first.record)])
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
@@ -314,7 +315,7 @@ def _submitted(job_id: str, text: str) -> dict[str, Any]:
 @lru_cache(maxsize=1 << 12)
 def total_field(metric: str, job_name: str, queue: str, step: str, label: str) -> str:
     """The field of the shard's totals that a count of that key is added to."""
-    return _text((metric, job_name, queue, step, label))
+    return compact((metric, job_name, queue, step, label))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -324,11 +325,6 @@ def read_total_field(field: str) -> TotalKey:
     return metric, job_name, queue, step, label
 
 
-def _text(value: object) -> str:
-    return _ENCODE(value)
-
-
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _NEW: Final = JobRecord("", "", "", 0.0)
 _UNTOUCHED: Final = tuple(zip(LATER, _LATER_OF(_NEW), strict=True))
 UNTOUCHED: Final = later_text(_NEW, None)

@@ -85,6 +85,21 @@ class Servers:
                 break
         return replies
 
+    def run_one(self, command: Command) -> Any:
+        """The reply, or a `StoreError` in its place: what `run` does of one command.
+
+        In a third of the time where there is one server, and nothing goes wrong.
+        """
+        if self._address.kind or self._has_waits:
+            return self.run([command])[0]
+        node = self.node(command.shard)
+        (answer,) = node.run(command.words)
+        if not isinstance(answer, Exception):
+            return answer
+        if _lacks_script(answer):
+            return self.run([command])[0]  # as if it had not been sent: it was not run
+        return refusal(answer, node.where)
+
     def node(self, shard: int) -> Node:
         """The server that has the shard; `StoreError` when none is known."""
         owners = self._owners

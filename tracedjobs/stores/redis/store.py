@@ -437,6 +437,10 @@ class RedisStore:
     # -- commands ---
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
+        servers = self._ready()
+        return servers.run(commands) if commands else []
+
+    def _ready(self) -> Servers:
         if self._closed:
             msg = f"The store {self.url} is closed."
             raise StoreError(msg)
@@ -444,7 +448,7 @@ class RedisStore:
         if servers.fresh or not self._checked:
             warn_of_settings(servers, self.url)
             self._checked = True
-        return servers.run(commands) if commands else []
+        return servers
 
     def _connected(self) -> Servers:
         servers = self._servers
@@ -499,7 +503,9 @@ class RedisStore:
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
-        (reply,) = self.answers([call(name, shard, keys, args, writes=writes)])
+        reply = self._ready().run_one(call(name, shard, keys, args, writes=writes))
+        if isinstance(reply, StoreError):
+            raise reply
         return reply
 
     def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
@@ -567,19 +573,18 @@ class RedisStore:
         told apart have the same.
         """
         known = self._fields
-        new = {(each.job_name, each.step) for each in counts if each[:5] not in known}
-        if new:
-            self._admit([each for each in new if each[1]], shard)
         amounts: dict[str, float] = {}
         for count in counts:
-            key = count[:5]
-            field = known.get(key) or self._field(key)
-            amounts[field] = amounts.get(field, 0) + count[5]
-        return list(chain.from_iterable((field, repr(each)) for field, each in amounts.items()))
+            key, amount = count[:5], count[5]
+            field = known.get(key)
+            if field is None:
+                field = self._field(key, shard)
+            amounts[field] = amounts[field] + amount if field in amounts else amount
+        return list(chain.from_iterable(zip(amounts, map(repr, amounts.values()), strict=True)))
 
-    def _field(self, key: TotalKey) -> str:
+    def _field(self, key: TotalKey, shard: int) -> str:
         metric, job_name, queue, step, label = key
-        name = self._step_names.get((job_name, step)) if step else ""
+        name = self._told_apart(job_name, step, shard) if step else ""
         if name is None:
             return total_field(metric, job_name, queue, OTHER, label)  # and asked again next time
         if len(self._fields) >= MANY_NAMES:
@@ -587,33 +592,26 @@ class RedisStore:
         field = self._fields[key] = total_field(metric, job_name, queue, name, label)
         return field
 
-    def _admit(self, steps: Sequence[tuple[str, str]], shard: int) -> None:
-        """Find out which of those names of jobs and steps are told apart."""
-        new = [each for each in steps if each not in self._step_names]
-        asked = [
-            call(
-                "admit",
-                shard_of(job_name),
-                [self._keys.step_names(job_name)],
-                [step, STEP_NAMES],
-                writes=True,
-            )
-            for job_name, step in new
-        ]
-        for each, command, admitted in zip(
-            new, asked, self._run(asked) if asked else (), strict=True
-        ):
-            if isinstance(admitted, StoreError):
-                # Names are with their job's name, maybe on another node: then that one is counted
-                # as other while it is away, and its absence keeps no job of this one from going on.
-                servers = self._connected()
-                away = isinstance(admitted, StoreUnavailableError)
-                if not away or servers.node(command.shard) is servers.node(shard):
-                    raise admitted
-                continue
-            if len(self._step_names) >= MANY_NAMES:
-                self._step_names.clear()
-            self._step_names[each] = each[1] if admitted else OTHER
+    def _told_apart(self, job_name: str, step: str, shard: int) -> str | None:
+        """What that step is called in totals; `None` while that cannot be known."""
+        known = self._step_names.get((job_name, step))
+        if known is not None:
+            return known
+        keys = [self._keys.step_names(job_name)]
+        asked = call("admit", shard_of(job_name), keys, [step, STEP_NAMES], writes=True)
+        (admitted,) = self._run([asked])
+        if isinstance(admitted, StoreError):
+            # Names are with their job's name, maybe on another node: then that one is counted
+            # as other while it is away, and its absence keeps no job of this one from going on.
+            servers = self._connected()
+            away = isinstance(admitted, StoreUnavailableError)
+            if not away or servers.node(asked.shard) is servers.node(shard):
+                raise admitted
+            return None
+        if len(self._step_names) >= MANY_NAMES:
+            self._step_names.clear()
+        name = self._step_names[job_name, step] = step if admitted else OTHER
+        return name
 
     # -- indexes ---
 

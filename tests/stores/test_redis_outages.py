@@ -13,6 +13,7 @@ from tests.stores.redis_proxies import running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
 from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs import Context, Runtime, Status, job
+from tracedjobs._core.first_run import FirstRun
 from tracedjobs._core.records import Change
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import LeaseLostError, StoreError, StoreUnavailableError
@@ -40,6 +41,7 @@ def calls_of(store: Store, head: Any) -> list[Callable[[], object]]:
     return [
         lambda: store.create(a_job("new")),
         lambda: store.load("a"),
+        lambda: store.begin("a", FirstRun("job", TOKEN, "here", None, 30.0, 5.0)),
         lambda: store.page(status=None, name=None, before=None, limit=50),
         lambda: store.page(status=None, name=None, before="a", limit=50),
         lambda: store.change(Change("a", head.revision, {"wish": "pause"})),

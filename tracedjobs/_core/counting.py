@@ -152,6 +152,8 @@ class Pending:
 
     def take(self, head: JobRecord) -> tuple[Count, ...]:
         """All of it."""
+        if not self._saves:
+            return ()  # as of most steps; what comes just now is taken the next time
         with self._lock:
             saves, self._saves = self._saves, {}
             buckets, self._buckets = self._buckets, {}

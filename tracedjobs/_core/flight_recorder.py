@@ -49,7 +49,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
-import json
 import mmap
 import os
 import warnings
@@ -57,6 +56,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core import owner
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.compact import compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -395,9 +395,7 @@ def _text_of(position: Position) -> bytes:
         position.started_at,
         position.fingerprint,
     )
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).encode(
-        "utf-8", "surrogatepass"
-    )
+    return compact(kept).encode("utf-8", "surrogatepass")
 
 
 def _leave() -> None:

@@ -60,7 +60,7 @@ class Job(Generic[P, R]):
         )
         raise TypeError(msg)
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether it is an `async def` function."""
         from inspect import iscoroutinefunction  # noqa: PLC0415 - a slow import
@@ -73,6 +73,14 @@ class Job(Generic[P, R]):
         from inspect import signature  # noqa: PLC0415 - a slow import
 
         return signature(self.fn)
+
+    @cached_property
+    def plain_parameters(self) -> tuple[str, ...] | None:
+        """The names of the parameters after `ctx`, if each is given by its place or by its name."""
+        parameters = list(self.signature.parameters.values())
+        if any(each.kind is not each.POSITIONAL_OR_KEYWORD for each in parameters):
+            return None
+        return tuple(each.name for each in parameters[1:])
 
     def submit(self, *args: object, job_id: str | None = None, **kwargs: object) -> str:
         """Record a job as pending on the default runtime; its id. See `Runtime.submit`."""

@@ -11,6 +11,7 @@ from tracedjobs import events
 from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import described
+from tracedjobs._core.first_run import FirstRun
 from tracedjobs._core.flight_recorder import Cell, take_cell
 from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.owner import owner_is_dead, owner_name
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Taken",
+    "begin",
     "close_lost",
     "is_lost",
     "limit_error",
@@ -145,6 +147,63 @@ def take_lease(
             return Taken(stored, token, cell, began + lease_ttl)
 
 
+def begin(
+    store: Store, job: Job[..., Any], job_id: str, worker: str, lease_ttl: float
+) -> Flow[Taken | Stored | None]:
+    """Begin the first run of a job that is new, in one step with reading it; or what was read.
+
+    For `take_lease` to judge what is not new: it was read as it would be for that.
+    """
+    token = os.urandom(8).hex()
+    cell = take_cell(job_id, token)  # before the lease, as in `take_lease`
+    first = FirstRun(job.name, token, worker, owner_name(), lease_ttl, store.time())
+    ours = False
+    try:
+        began = boot_time()
+        try:
+            found = yield Ask(lambda: store.begin(job_id, first))
+            stored, begun = cast("tuple[Stored | None, bool]", found)
+            if stored is None or not begun:
+                return stored
+            stored = yield from _completed(store, stored, job, token)
+        except BaseException as error:
+            yield from _give_back(store, job_id, token, type(error).__name__)
+            raise
+        ours = stored.job.token == token
+    finally:
+        if not ours:
+            cell.free()
+    return Taken(stored, token, cell, began + lease_ttl) if ours else stored
+
+
+def _completed(store: Store, stored: Stored, job: Job[..., Any], token: str) -> Flow[Stored]:
+    """A new job that runs, with what its publisher did not know; as a rule there is nothing to add.
+
+    It may have been of another deploy, or without telemetry.
+    """
+    while stored.job.token == token:
+        columns = _unknown_to_publisher(stored.job, job)
+        if not columns:
+            break
+        revision = stored.job.revision
+        change = Change(stored.job.id, revision, columns, if_token=token, known=stored)
+        if (yield Ask(lambda change=change: store.change(change))):  # type: ignore[misc]  # a default binds
+            return _begun(stored, change)
+        stored = yield from loaded(store, stored.job.id)
+    return stored
+
+
+def _unknown_to_publisher(head: JobRecord, job: Job[..., Any]) -> dict[str, object]:
+    steps, columns = job.options.steps or head.steps_expected, dict[str, object]()
+    if steps != head.steps_expected:
+        columns["steps_expected"] = steps
+    if head.trace is None:
+        traced = trace.tell(lambda tracing: tracing.new_trace(head, job.options.trace))
+        if traced is not None:
+            columns["trace"] = traced
+    return columns
+
+
 def _changed(
     store: Store, stored: Stored, change: Change, token: str, *, lost: bool
 ) -> Flow[Stored]:
@@ -168,9 +227,7 @@ def _begun(stored: Stored, change: Change) -> Stored:
 
     But for its lease, which is on the store's clock; the run keeps account of it on its own.
     """
-    head = replace(
-        stored.job, **cast("dict[str, Any]", change.columns), revision=change.revision + 1
-    )
+    head = stored.job.changed({**change.columns, "revision": change.revision + 1})
     opened = () if change.open_run is None else (change.open_run,)
     return replace(stored, job=head, runs=(*stored.runs, *opened))
 
@@ -246,9 +303,6 @@ def _start(
         tally.add("resumptions")
     closed = close_lost(tally, store, stored, goes_on) if lost else None
     counting.items(tally, head, goes_on.position, goes_on.redone, goes_on.redone_in)
-    traced = head.trace
-    if traced is None:
-        traced = trace.tell(lambda tracing: tracing.new_trace(head, job.options.trace))
     return Change(
         job_id=head.id,
         revision=head.revision,
@@ -265,12 +319,11 @@ def _start(
             "resume_at": None,
             "reason": None,
             "progressed_at": now,
-            "steps_expected": job.options.steps or head.steps_expected,
             "run_started_at": now,
             "lease_ttl": lease_ttl,
             "stall": None,
             **columns_of(stored, goes_on),
-            "trace": traced,
+            **_unknown_to_publisher(head, job),
         },
         lease_ttl=lease_ttl,
         # A lost run may renew, late, until the last moment: then it is not lost.

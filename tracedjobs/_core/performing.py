@@ -180,9 +180,11 @@ def bound_arguments(job: Job[..., Any], head: JobRecord) -> tuple[tuple[Any, ...
     from inspect import BoundArguments  # noqa: PLC0415 - a slow import
 
     stored = values.decode(head.arguments)
+    given = stored if isinstance(stored, dict) else {}
+    if tuple(given) == job.plain_parameters:
+        return tuple(given.values()), {}  # as nearly always: all of them, in their order
     signature = job.signature
     ctx_name, *names = signature.parameters
-    given = dict(stored) if isinstance(stored, dict) else {}
     unknown = sorted(set(given) - set(names))
     if unknown:
         msg = (

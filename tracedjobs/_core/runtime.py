@@ -312,7 +312,8 @@ class Runtime:
     def record(self, record: JobRecord, scope: Scope) -> bool:
         """Keep a new job and tell of it; `False` when there is one of that id."""
         with trace.submitting(record, scope) as text:
-            made = self.store.create(replace(record, trace=text), counting.submitted(record))
+            new = record if text is None else replace(record, trace=text)
+            made = self.store.create(new, counting.submitted(record))
         if made:
             notify("job_submitted", job=record.name, job_id=record.id, run=0)
         return made

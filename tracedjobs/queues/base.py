@@ -18,7 +18,7 @@ from tracedjobs._core import values
 from tracedjobs._core.handing import add_sender, mark_unknown
 from tracedjobs._core.job import Job
 from tracedjobs._core.job import job as make_job
-from tracedjobs._core.lease import loaded, take_lease
+from tracedjobs._core.lease import Taken, begin, loaded, take_lease
 from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.performing import bound_arguments, perform_taken
 from tracedjobs._core.records import JobRecord, Status, Stored
@@ -40,8 +40,6 @@ from tracedjobs.queues.stopping import this_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from tracedjobs._core.lease import Taken
 
 __all__ = [
     "Again",
@@ -323,7 +321,12 @@ class Continuable(ABC):
         runtime = self.runtime
         store = runtime.store
         try:
-            found = yield Ask(lambda: store.load(job_id))
+            if self.job is None:
+                found = yield Ask(lambda: store.load(job_id))
+            else:
+                found = yield from begin(store, self.job, job_id, runtime.worker, runtime.lease_ttl)
+                if isinstance(found, Taken):
+                    return found, self.job
             if not isinstance(found, Stored):
                 if self.job is None:
                     log.warning(

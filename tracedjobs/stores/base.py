@@ -12,6 +12,7 @@ from tracedjobs.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tracedjobs._core.first_run import FirstRun
     from tracedjobs._core.records import (
         Change,
         Count,
@@ -60,6 +61,15 @@ class Store(Protocol):
 
     def load(self, job_id: str) -> Stored | None:
         """The job of that id, or `None`."""
+        ...
+
+    def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
+        """The job of that id, or `None`; and whether its first run was begun in the same step.
+
+        It is begun if nothing has happened to the job since it was submitted, and its name is that
+        of `first`: what is read is the job as it is then. All others are left as they are, and read
+        as by `load`. It does what `load` and `FirstRun.change` do, and nobody comes in between.
+        """
         ...
 
     def page(

@@ -8,7 +8,6 @@ what an ordinary end of process or kill leaves.
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
+    from tracedjobs._core.first_run import FirstRun
+
 __all__ = ["SQLiteStore"]
 
 DEFAULT_TIMEOUT: Final = 5.0
@@ -55,6 +56,9 @@ DEFAULT_TIMEOUT: Final = 5.0
 
 # dataclasses.astuple copies every value, and takes ten times as long.
 _COLUMNS_OF_JOB: Final = attrgetter(*JOB_COLUMNS)
+_COLUMNS_OF_STEP: Final = attrgetter(*STEP_COLUMNS)
+_COLUMNS_OF_RUN: Final = attrgetter(*RUN_COLUMNS)
+_COLUMNS_OF_CONTROL: Final = attrgetter(*CONTROL_COLUMNS)
 
 
 def _list(columns: Sequence[str]) -> str:
@@ -63,6 +67,7 @@ def _list(columns: Sequence[str]) -> str:
 
 _JOB: Final = _list(JOB_COLUMNS)
 _KEPT: Final = "(expires_at IS NULL OR expires_at > ?)"
+_LOAD: Final = f"SELECT seq, {_JOB} FROM jobs WHERE id = ? AND {_KEPT}"  # noqa: S608
 _INSERT_JOB: Final = (
     f"INSERT INTO jobs ({_JOB}) VALUES ({', '.join('?' * len(JOB_COLUMNS))}) "  # noqa: S608
     "ON CONFLICT (id) DO NOTHING"
@@ -219,15 +224,22 @@ class SQLiteStore:
 
     def load(self, job_id: str) -> Stored | None:
         """See `Store.load`."""
+        return self._db.read(lambda raw: _loaded(raw, job_id))
 
-        def work(raw: sqlite3.Connection) -> Stored | None:
-            row = raw.execute(
-                f"SELECT seq, {_JOB} FROM jobs WHERE id = ? AND {_KEPT}",  # noqa: S608
-                (job_id, wall_time()),
-            ).fetchone()
-            return None if row is None else _stored(raw, row)
+    def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
+        """See `Store.begin`."""
 
-        return self._db.read(work)
+        def work(raw: sqlite3.Connection) -> tuple[Stored | None, bool]:
+            stored = _loaded(raw, job_id)
+            change = None if stored is None else first.change(stored)
+            if stored is None or change is None:
+                return stored, False
+            columns = _columns_after(change)
+            _change(raw, change, columns)
+            columns["revision"] = change.revision + 1
+            return Stored(stored.job.changed(columns), runs=(first.record,)), True
+
+        return self._db.transaction(work)
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -257,37 +269,8 @@ class SQLiteStore:
 
     def change(self, change: Change) -> bool:
         """See `Store.change`."""
-        columns = columns_of(change)
-        if change.lease_ttl is not None:
-            columns.update(lease_until=boot_time() + change.lease_ttl, lease_boot=boot_id())
-        status = columns.get("status")
-        where = "id = ? AND revision = ?"
-        condition: list[object] = [change.job_id, change.revision]
-        if isinstance(status, Status):
-            sources = [old.value for old, news in ALLOWED.items() if status in news]
-            where += f" AND status IN ({', '.join('?' * len(sources))})"
-            condition += sources
-        if change.if_lease_until is not None:
-            where += " AND lease_until = ?"
-            condition.append(change.if_lease_until)
-        if change.if_token is not None:
-            where += " AND token = ?"
-            condition.append(change.if_token)
-        assigned = "".join(f'"{column}" = ?, ' for column in columns)
-        values = [value.value if isinstance(value, Status) else value for value in columns.values()]
-        if change.owes_spans:
-            assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, 0) END, "
-        update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where}"  # noqa: S608
-
-        def work(raw: sqlite3.Connection) -> bool:
-            if raw.execute(update, (*values, *condition)).rowcount == 0:
-                _refuse_transition(raw, change, status)
-                return False
-            _write_parts(raw, change)
-            _add(raw, change.counts)
-            return True
-
-        return self._db.transaction(work)
+        columns = _columns_after(change)
+        return self._db.transaction(lambda raw: _change(raw, change, columns))
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
         """See `Store.save`."""
@@ -322,7 +305,7 @@ class SQLiteStore:
                 return False
             lease = None if lease_ttl is None else boot_time() + lease_ttl
             raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq))
-            values = (position, *astuple(step), job_id, token)
+            values = (position, *_COLUMNS_OF_STEP(step), job_id, token)
             if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
                 _add(raw, counts)
             return True
@@ -521,6 +504,47 @@ def _stored(raw: sqlite3.Connection, row: tuple[object, ...]) -> Stored:
     )
 
 
+def _loaded(raw: sqlite3.Connection, job_id: str) -> Stored | None:
+    row = raw.execute(_LOAD, (job_id, wall_time())).fetchone()
+    return None if row is None else _stored(raw, row)
+
+
+def _columns_after(change: Change) -> dict[str, object]:
+    """What the change writes in the job's own row, but for its revision."""
+    columns = columns_of(change)
+    if change.lease_ttl is not None:
+        columns.update(lease_until=boot_time() + change.lease_ttl, lease_boot=boot_id())
+    return columns
+
+
+def _change(raw: sqlite3.Connection, change: Change, columns: dict[str, object]) -> bool:
+    status = columns.get("status")
+    where = "id = ? AND revision = ?"
+    condition: list[object] = [change.job_id, change.revision]
+    if isinstance(status, Status):
+        sources = [old.value for old, news in ALLOWED.items() if status in news]
+        where += f" AND status IN ({', '.join('?' * len(sources))})"
+        condition += sources
+    if change.if_lease_until is not None:
+        where += " AND lease_until = ?"
+        condition.append(change.if_lease_until)
+    if change.if_token is not None:
+        where += " AND token = ?"
+        condition.append(change.if_token)
+    assigned = "".join(f'"{column}" = ?, ' for column in columns)
+    values = [value.value if isinstance(value, Status) else value for value in columns.values()]
+    if change.owes_spans:
+        assigned += f"spans_due = CASE WHEN {_SAMPLED} THEN coalesce(spans_due, 0) END, "
+    update = f"UPDATE jobs SET {assigned}revision = revision + 1 WHERE {where} RETURNING seq"  # noqa: S608
+    rows = raw.execute(update, (*values, *condition)).fetchall()
+    if not rows:
+        _refuse_transition(raw, change, status)
+        return False
+    _write_parts(raw, change, rows[0][0])
+    _add(raw, change.counts)
+    return True
+
+
 def _refuse_transition(raw: sqlite3.Connection, change: Change, status: object) -> None:
     row = raw.execute("SELECT revision, status FROM jobs WHERE id = ?", (change.job_id,)).fetchone()
     if row is None or not isinstance(status, Status) or row[0] != change.revision:
@@ -530,8 +554,7 @@ def _refuse_transition(raw: sqlite3.Connection, change: Change, status: object) 
         raise InvalidTransitionError(msg)
 
 
-def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
-    (seq,) = raw.execute("SELECT seq FROM jobs WHERE id = ?", (change.job_id,)).fetchone()
+def _write_parts(raw: sqlite3.Connection, change: Change, seq: int) -> None:
     if change.columns.get("status") is Status.COMPLETED:
         raw.execute(_COUNT_STEPS, (seq,))
     for name in change.drop_steps:
@@ -549,14 +572,14 @@ def _write_parts(raw: sqlite3.Connection, change: Change) -> None:
         raw.execute(
             f"INSERT INTO runs (job, {_list(RUN_COLUMNS)}) "  # noqa: S608
             f"VALUES (?{', ?' * len(RUN_COLUMNS)})",
-            (seq, *astuple(change.open_run)),
+            (seq, *_COLUMNS_OF_RUN(change.open_run)),
         )
     if change.control is not None:
         raw.execute(
             f"INSERT INTO controls (job, position, {_list(CONTROL_COLUMNS)}) "  # noqa: S608
             "SELECT ?, (SELECT coalesce(max(position), 0) + 1 FROM controls WHERE job = ?)"
             f"{', ?' * len(CONTROL_COLUMNS)}",
-            (seq, seq, *astuple(change.control)),
+            (seq, seq, *_COLUMNS_OF_CONTROL(change.control)),
         )
 
 

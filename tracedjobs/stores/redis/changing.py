@@ -6,18 +6,19 @@ Nothing here talks to a server; the script makes the change only if the job is a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.due import columns_of
+from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
     LOST_GAP,
+    POSITION_COLUMNS,
     Change,
     JobRecord,
     RunRecord,
     Status,
-    position_columns,
 )
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import InvalidTransitionError
@@ -25,9 +26,10 @@ from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import (
     end_entry,
     hand_micros,
-    head_text,
+    later_text,
     pack_list,
     packed,
+    submitted_text,
     to_micros,
 )
 
@@ -65,7 +67,7 @@ def change_arguments(
         names.handed(shard, new.status),
     ]
     texts = packed(new)
-    moves = any(name in columns for name in position_columns(None))
+    moves = any(name in columns for name in POSITION_COLUMNS)
     held = "" if change.if_lease_until is None else to_micros(change.if_lease_until)
     for_ttl = "" if change.lease_ttl is None else to_micros(change.lease_ttl)
     state = ("-" if new.state is None else new.state) if "state" in columns else ""
@@ -73,12 +75,15 @@ def change_arguments(
     if "expires_at" in columns or new.status is not old.status:
         keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
     last, pushed = _runs(stored.runs, change)
+    head = later_text(new, last)
+    if any(getattr(old, each) != getattr(new, each) for each in SUBMITTED):
+        head = submitted_text(new) + head
     dropped = bool(change.drop_steps)
     left = [step for step in stored.steps if step.name not in change.drop_steps]
     return keys, [
         *(old.id, old.revision, old.status.value, old.token or "", held),
         *(new.revision, new.status.value, new.token or "", new.wish or ""),
-        head_text(new, last),
+        head,
         for_ttl,
         to_micros(new.lease_until) if "lease_until" in columns else "",
         str(new.saved_seq) if "saved_seq" in columns else "",
@@ -114,7 +119,8 @@ def changed(old: JobRecord, change: Change) -> JobRecord:
     columns = columns_of(change)
     if change.lease_ttl is not None:
         columns["lease_boot"] = boot_id()  # by which others on the same host know the owner's lock
-    return replace(old, **cast("dict[str, Any]", columns), revision=old.revision + 1)
+    columns["revision"] = old.revision + 1
+    return old.changed(columns)
 
 
 def check_transition(old: JobRecord, status: Status) -> None:

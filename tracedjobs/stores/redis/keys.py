@@ -41,7 +41,8 @@ class Keys:
 
         The last two are there only for texts that would not fit the hash's compact form.
         """
-        return [self.part(job_id, part) for part in _PARTS]
+        start = self.at(shard_of(job_id), "")
+        return [f"{start}{part}:{job_id}" for part in _PARTS]
 
     def part(self, job_id: str, part: str) -> str:
         """One key of a job: `j` its hash, `s` steps, `z` state, `o` open step, `x` cursor."""
@@ -85,7 +86,8 @@ class Keys:
 
     def indexes(self, shard: int, status: str, name: str) -> list[str]:
         """The two indexes that a job of that status and name stands in, each by birth."""
-        return [self.at(shard, f"i:{status}"), self.at(shard, f"n:{status}:{name}")]
+        start = self.at(shard, "")
+        return [f"{start}i:{status}", f"{start}n:{status}:{name}"]
 
     def indexes_of(self, shard: int, status: Status | None, name: str | None) -> Sequence[str]:
         """The indexes that together have the jobs of that status and name; `None` for any."""

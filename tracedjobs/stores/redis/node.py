@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from inspect import signature
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from redis.backoff import NoBackoff
@@ -205,16 +206,39 @@ def _is_spent(connection: _Connection) -> bool:
         return True
 
 
+class _Lengths(dict[int, str]):
+    """How the length of a word is written; of a long one it is made each time."""
+
+    def __missing__(self, length: int) -> str:
+        return f"${length}"
+
+
+_LENGTHS: Final = _Lengths((length, f"${length}") for length in range(1024))
+
+
 def _on_the_wire(commands: Sequence[Sequence[str | int]]) -> bytes:
-    # redis-py's packer is for any kind of value, and takes three times as long: a save has twenty.
-    parts: list[str] = []
-    for words in commands:
-        parts.append(f"*{len(words)}\r\n")
-        for each in words:
-            word = str(each)
-            length = len(word) if word.isascii() else len(word.encode())
-            parts.append(f"${length}\r\n{word}\r\n")
-    return "".join(parts).encode()
+    # redis-py's packer is for any kind of value, and takes three times as long: a change has eighty
+    # words. Here no line of Python is run for each of them, as long as all are ASCII.
+    lines: list[str] = []
+    for command in commands:
+        words = list(map(str, command))
+        lines.append(f"*{len(words)}")
+        lines += chain.from_iterable(
+            zip(map(_LENGTHS.__getitem__, map(len, words)), words, strict=True)
+        )
+    lines.append("")
+    text = "\r\n".join(lines)
+    if text.isascii():
+        return text.encode()
+    parts: list[bytes] = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        parts += (b"$%d\r\n%s\r\n" % (len(word), word) for word in map(_encoded, command))
+    return b"".join(parts)
+
+
+def _encoded(word: str | int) -> bytes:
+    return str(word).encode()
 
 
 def is_away(reply: object) -> bool:

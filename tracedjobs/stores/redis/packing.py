@@ -14,6 +14,9 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from tracedjobs._core.clock import boot_id
+from tracedjobs._core.compact import compact
+from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     CONTROL_COLUMNS,
     RECORD_VERSION,
@@ -33,18 +36,25 @@ from tracedjobs.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tracedjobs._core.first_run import FirstRun
+
 __all__ = [
+    "UNTOUCHED",
+    "VERSION_START",
     "Found",
-    "Packed",
+    "begun_text",
     "end_entry",
     "hand_micros",
-    "head_text",
+    "later_text",
+    "name_text",
     "pack_list",
     "packed",
     "packed_position",
+    "read_begun",
     "read_end_entry",
     "read_found",
     "read_total_field",
+    "submitted_text",
     "to_micros",
     "total_field",
 ]
@@ -59,13 +69,10 @@ IN_HASH: Final = frozenset(
     | {"cursor", "items", "progressed_at", "meter", "counted", *OPEN}
     | {"spans_due", "steps_sent", "runs_sent", "root_sent"}
 )
-HEAD: Final = (
-    # The columns of the head's text, in this order. New ones are added at the end, so that a head
-    # that was written without them is read with their defaults.
-    "version",
-    "name",
-    "arguments",
-    "submitted_at",
+LATER: Final = (
+    # The columns of a job's head that change when something happens to it. New ones are added at
+    # the end, as in `SUBMITTED`, so that a head that was written without them is read with their
+    # defaults.
     "run",
     "worker",
     "owner",
@@ -80,21 +87,15 @@ HEAD: Final = (
     "started_at",
     "ended_at",
     "resume_at",
-    "deadline_at",
     "expires_at",
-    "retention",
-    "steps_expected",
-    "queue",
     "run_started_at",
     "lease_ttl",
     "stall",
-    "trace",
-    "message",
     "handed_at",
-    "hand_at",
 )
-_VERSION: Final = HEAD.index("version")
-_HEAD_OF: Final = attrgetter(*HEAD)
+HEAD: Final = ("name", *SUBMITTED, *LATER)
+_SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
+_LATER_OF: Final = attrgetter(*LATER)
 # dataclasses.astuple copies every value, and takes ten times as long.
 _COLUMNS_OF: Final = {
     StepRecord: attrgetter(*STEP_COLUMNS),
@@ -116,7 +117,7 @@ def hand_micros(job: JobRecord) -> str:
 
 def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
     """A part of a job as one text."""
-    return _text(_COLUMNS_OF[type(record)](record))
+    return compact(_COLUMNS_OF[type(record)](record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     """The field of the open step, and its text when that is in a key of its own."""
     if opened[0] is None:
         return "-", ""
-    text = _text(opened)
+    text = compact(opened)
     if _is_long(text):
         return f"{SPILLED}{zlib.crc32(text.encode()):08x}", text
     return text, ""
@@ -195,7 +196,7 @@ class Found:
 
 def end_entry(job_id: str, status: str, name: str) -> str:
     """What is known of a job when its keys are gone: where it stands in the indexes."""
-    return _text([job_id, status, name])
+    return compact([job_id, status, name])
 
 
 def read_end_entry(entry: str) -> tuple[str, str, str, str]:
@@ -205,28 +206,43 @@ def read_end_entry(entry: str) -> tuple[str, str, str, str]:
     return born, job_id, status, name
 
 
-def head_text(job: JobRecord, last_run: RunRecord | None) -> str:
-    """The head: what changes under `revision` only, with the last run."""
-    columns = _HEAD_OF(job)
-    return _text([columns, None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
+def submitted_text(job: JobRecord) -> str:
+    """The first two lines of the head, which hardly ever change, and may be long.
+
+    Name and queue as fields of totals have them, so that a script can make such a field; then the
+    columns that a submission sets.
+    """
+    return f"{name_text(job.name)}{compact(job.queue or '')}\n{compact(_SUBMITTED_OF(job))}\n"
+
+
+def name_text(name: str) -> str:
+    """What the head of a job of that name begins with."""
+    return f"{compact(name)},"
+
+
+def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
+    """The third line of the head: what else changes under `revision` only, with the last run."""
+    return compact([_LATER_OF(job), None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
+
+
+def begun_text(first: FirstRun) -> str:
+    """The third line once the first run of a new job has begun."""
+    columns = {**first.columns, "lease_boot": boot_id()}
+    later = [columns.get(column, default) for column, default in _UNTOUCHED]
+    return compact([later, _COLUMNS_OF[RunRecord](first.record)])
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     """The job in a reply of `load`; `StoreError` for one that a newer tracedjobs wrote."""
     fields, head, state, *rest = reply
-    born, status, revision, token, wish, saved, cursor, opened, meter, counted, due, sent = fields
+    texts: list[Any] = [field or None for field in fields.split("\n")]
+    born, status, revision, token, wish, saved, cursor, opened, meter, counted, due, sent = texts
     spilled_open, spilled_cursor, *parts = rest
-    columns, last_run = json.loads(head)
-    version = columns[_VERSION]
-    if not isinstance(version, int):
-        raise TypeError(f"{version!r} is no version")
-    if version > RECORD_VERSION:
-        msg = (
-            f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
-            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
-            f"changed."
-        )
-        raise StoreError(msg)
+    first, submitted, later = head.split("\n")
+    columns = _submitted(job_id, submitted)
+    columns["name"], _ = json.loads(f"[{first}]")
+    later_columns, last_run = json.loads(later)
+    columns.update(zip(LATER, later_columns, strict=False))
     seq, lease, items, progressed = saved.split(" ")
     steps_sent, runs_sent, root_sent = (sent or "0 0 0").split(" ")
     position: dict[str, Any] = {}
@@ -234,7 +250,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         text = spilled_open if opened.startswith(SPILLED) else opened
         position = dict(zip(OPEN, json.loads(text), strict=False))
     job = JobRecord(
-        **dict(zip(HEAD, columns, strict=False)),
+        **columns,
         **position,
         id=job_id,
         status=Status(status),
@@ -269,10 +285,36 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     )
 
 
+def read_begun(job_id: str, first: FirstRun, reply: Sequence[Any]) -> Stored:
+    """The job in a reply of `begin` that has begun it: as it was submitted, but for `first`."""
+    lease, submitted = reply
+    columns = _submitted(job_id, submitted)
+    columns |= first.columns
+    columns |= {"id": job_id, "name": first.job_name, "revision": 1}
+    columns |= {"lease_until": int(lease) / 1e6, "lease_boot": boot_id()}
+    return Stored(_NEW.changed(columns), runs=(first.record,))
+
+
+def _submitted(job_id: str, text: str) -> dict[str, Any]:
+    """The columns in the second line of a head; see `read_found`."""
+    columns = json.loads(text)
+    version = columns[0]
+    if not isinstance(version, int):
+        raise TypeError(f"{version!r} is no version")
+    if version > RECORD_VERSION:
+        msg = (
+            f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
+            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
+            f"changed."
+        )
+        raise StoreError(msg)
+    return dict(zip(SUBMITTED, columns, strict=False))
+
+
 @lru_cache(maxsize=1 << 12)
 def total_field(metric: str, job_name: str, queue: str, step: str, label: str) -> str:
     """The field of the shard's totals that a count of that key is added to."""
-    return _text((metric, job_name, queue, step, label))
+    return compact((metric, job_name, queue, step, label))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -282,11 +324,12 @@ def read_total_field(field: str) -> TotalKey:
     return metric, job_name, queue, step, label
 
 
-def _text(value: object) -> str:
-    return _ENCODE(value)
-
-
-_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_NEW: Final = JobRecord("", "", "", 0.0)
+_UNTOUCHED: Final = tuple(zip(LATER, _LATER_OF(_NEW), strict=True))
+UNTOUCHED: Final = later_text(_NEW, None)
+"""The third line of the head of a job to which nothing has happened since it was submitted."""
+VERSION_START: Final = f"[{RECORD_VERSION},"
+"""What the second line of a head of this version begins with."""
 
 
 def _is_long(text: str) -> bool:

@@ -51,6 +51,7 @@ class Servers:
         self._nodes: dict[tuple[str, int], Node] = {}
         self._sentinels = [self._sentinel(host, port) for host, port in address.hosts]
         self._owners: list[Node] | None = None
+        self._has_waits = bool(self._waits())
         self.fresh = False
         """Whether owners were found since this was last set back."""
         self.pid = os.getpid()
@@ -84,6 +85,21 @@ class Servers:
                 break
         return replies
 
+    def run_one(self, command: Command) -> Any:
+        """The reply, or a `StoreError` in its place: what `run` does of one command.
+
+        In a third of the time where there is one server, and nothing goes wrong.
+        """
+        if self._address.kind or self._has_waits:
+            return self.run([command])[0]
+        node = self.node(command.shard)
+        (answer,) = node.run(command.words)
+        if not isinstance(answer, Exception):
+            return answer
+        if _lacks_script(answer):
+            return self.run([command])[0]  # as if it had not been sent: it was not run
+        return refusal(answer, node.where)
+
     def node(self, shard: int) -> Node:
         """The server that has the shard; `StoreError` when none is known."""
         owners = self._owners
@@ -102,9 +118,10 @@ class Servers:
 
     def time(self, *, age: float) -> float | None:
         """The clock of one of the servers, as `Node.time`; `None` when one has to be asked."""
-        self.node(0)
-        owners = self._owners or []
-        known = (node.time(age=age) for node in owners)
+        now = self.node(0).time(age=age)
+        if now is not None:
+            return now
+        known = (node.time(age=age) for node in self._owners or ())
         return next((now for now in known if now is not None), None)
 
     def forget(self) -> None:
@@ -140,6 +157,12 @@ class Servers:
         Those that were away last time come last, and together they are waited for no longer than
         one is.
         """
+        if len(groups) == 1 and not (
+            asking or unknown or self._address.wait or self._address.waitaof
+        ):
+            # As nearly always: one server, and nothing to be sent beside the commands.
+            ((node, indexes),) = groups
+            return [(node, indexes, node.run(*[commands[index].words for index in indexes]))]
         groups.sort(key=lambda group: group[0].failed_at)
         late = time.monotonic() + self._timeout
         sent: list[tuple[Node, list[int], list[int | None], Sent]] = []

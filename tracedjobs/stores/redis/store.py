@@ -10,10 +10,11 @@ import logging
 import os
 from contextlib import suppress
 from heapq import nlargest, nsmallest
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.counting import OTHER
+from tracedjobs._core.counting import BUCKETS, OTHER
 from tracedjobs._core.records import (
     LOST_GAP,
     Change,
@@ -25,6 +26,7 @@ from tracedjobs._core.records import (
     StepRecord,
     Stored,
     Survey,
+    TotalKey,
 )
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
@@ -37,15 +39,21 @@ from tracedjobs.stores.redis.changing import (
 )
 from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
 from tracedjobs.stores.redis.packing import (
+    UNTOUCHED,
+    VERSION_START,
     Found,
+    begun_text,
     end_entry,
     hand_micros,
-    head_text,
+    later_text,
+    name_text,
     pack_list,
     packed,
     packed_position,
+    read_begun,
     read_end_entry,
     read_found,
+    submitted_text,
     to_micros,
     total_field,
 )
@@ -57,6 +65,7 @@ from tracedjobs.stores.redis.surveying import surveyed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from tracedjobs._core.first_run import FirstRun
     from tracedjobs.stores.base import Saved
 
 __all__ = ["RedisStore"]
@@ -71,6 +80,8 @@ ESTIMATE_AGE: Final = 10.0
 """Seconds for which the number of steps of a job name is taken for what it was."""
 GROUP: Final = 64
 """Saves in one script at most: no other client waits longer for the server."""
+_WAITS: Final = " ".join(repr(float(bound)) for bound in BUCKETS["queue_wait"])
+T = TypeVar("T")
 Entry = tuple[int, str]
 """Birth and id of a job: its place among all."""
 
@@ -88,6 +99,7 @@ class RedisStore:
         self._checked = False
         self._told_away = False
         self._step_names: dict[tuple[str, str], str] = {}
+        self._fields: dict[TotalKey, str] = {}
         self._steps: dict[str, tuple[float, int | None]] = {}
         """Since when this process knows of a job's name how many steps it last had."""
 
@@ -120,7 +132,8 @@ class RedisStore:
                 self._keys.handed(shard, job.status),
             ],
             [
-                *(job.id, head_text(job, None), job.status.value, job.revision),
+                *(job.id, submitted_text(job) + later_text(job, None)),
+                *(job.status.value, job.revision),
                 *(job.token or "", job.wish or "", job.saved_seq, to_micros(job.lease_until)),
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
@@ -136,6 +149,34 @@ class RedisStore:
         """See `Store.load`."""
         (found,) = self.find([job_id])
         return None if found is None else found.stored
+
+    def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
+        """See `Store.begin`."""
+        shard = shard_of(job_id)
+        pending, running = Status.PENDING.value, Status.RUNNING.value
+        reply = self._call(
+            "begin",
+            shard,
+            [
+                *self._keys.job(job_id),
+                *self._keys.indexes(shard, pending, first.job_name),
+                *self._keys.indexes(shard, running, first.job_name),
+                self._keys.leases(shard),
+                self._keys.totals(shard),
+                self._keys.unbegun(shard),
+            ],
+            [
+                *(job_id, name_text(first.job_name), VERSION_START, UNTOUCHED, begun_text(first)),
+                *(first.token, to_micros(first.lease_ttl), repr(float(first.now)), _WAITS),
+            ],
+            writes=True,
+        )
+        if reply is None:
+            return None, False
+        begun, *found = reply
+        if begun:
+            return self._reading(job_id, lambda: read_begun(job_id, first, found)), True
+        return self._read(job_id, found).stored, False
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -233,8 +274,9 @@ class RedisStore:
     ) -> bool:
         """See `Store.complete_step`."""
         shard = shard_of(job_id)
-        keys = [self._keys.part(job_id, part) for part in ("j", "s", "z")]
-        keys += [self._keys.leases(shard), self._keys.totals(shard)]
+        start = self._keys.at(shard, "")
+        keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
+        keys += (f"{start}leases", f"{start}totals")
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
         args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts, shard)
@@ -406,6 +448,10 @@ class RedisStore:
     # -- commands ---
 
     def _run(self, commands: Sequence[Command]) -> list[Any]:
+        servers = self._ready()
+        return servers.run(commands) if commands else []
+
+    def _ready(self) -> Servers:
         if self._closed:
             msg = f"The store {self.url} is closed."
             raise StoreError(msg)
@@ -413,7 +459,7 @@ class RedisStore:
         if servers.fresh or not self._checked:
             warn_of_settings(servers, self.url)
             self._checked = True
-        return servers.run(commands) if commands else []
+        return servers
 
     def _connected(self) -> Servers:
         servers = self._servers
@@ -468,7 +514,9 @@ class RedisStore:
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
-        (reply,) = self.answers([call(name, shard, keys, args, writes=writes)])
+        reply = self._ready().run_one(call(name, shard, keys, args, writes=writes))
+        if isinstance(reply, StoreError):
+            raise reply
         return reply
 
     def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
@@ -500,8 +548,11 @@ class RedisStore:
         ]
 
     def _read(self, job_id: str, reply: Sequence[Any]) -> Found:
+        return self._reading(job_id, lambda: read_found(job_id, reply))
+
+    def _reading(self, job_id: str, read: Callable[[], T]) -> T:
         try:
-            return read_found(job_id, reply)
+            return read()
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             msg = f"The job {job_id} in {self.url} is damaged: {error}."
             raise StoreError(msg) from error
@@ -527,39 +578,51 @@ class RedisStore:
         return steps
 
     def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
-        """Fields of totals of that shard and what is added to each, with few step names."""
-        steps = {(count.job_name, count.step) for count in counts if count.step}
-        new = [each for each in steps if each not in self._step_names]
-        asked = [
-            call(
-                "admit",
-                shard_of(job_name),
-                [self._keys.step_names(job_name)],
-                [step, STEP_NAMES],
-                writes=True,
-            )
-            for job_name, step in new
-        ]
-        for each, command, admitted in zip(
-            new, asked, self._run(asked) if asked else (), strict=True
-        ):
-            if isinstance(admitted, StoreError):
-                # Names are with their job's name, maybe on another node: then that one is counted
-                # as other while it is away, and its absence keeps no job of this one from going on.
-                servers = self._connected()
-                away = isinstance(admitted, StoreUnavailableError)
-                if not away or servers.node(command.shard) is servers.node(shard):
-                    raise admitted
-                continue
-            if len(self._step_names) >= MANY_NAMES:
-                self._step_names.clear()
-            self._step_names[each] = each[1] if admitted else OTHER
-        added: list[str | int] = []
+        """Fields of totals of that shard and what is added to each, with few step names.
+
+        Each field once, for scripts that read all of them before they write: names that are not
+        told apart have the same.
+        """
+        known = self._fields
+        amounts: dict[str, float] = {}
         for count in counts:
-            step = self._step_names.get((count.job_name, count.step), OTHER) if count.step else ""
-            field = total_field(count.metric, count.job_name, count.queue, step, count.label)
-            added += [field, repr(count.amount)]
-        return added
+            key, amount = count[:5], count[5]
+            field = known.get(key)
+            if field is None:
+                field = self._field(key, shard)
+            amounts[field] = amounts[field] + amount if field in amounts else amount
+        return list(chain.from_iterable(zip(amounts, map(repr, amounts.values()), strict=True)))
+
+    def _field(self, key: TotalKey, shard: int) -> str:
+        metric, job_name, queue, step, label = key
+        name = self._told_apart(job_name, step, shard) if step else ""
+        if name is None:
+            return total_field(metric, job_name, queue, OTHER, label)  # and asked again next time
+        if len(self._fields) >= MANY_NAMES:
+            self._fields.clear()
+        field = self._fields[key] = total_field(metric, job_name, queue, name, label)
+        return field
+
+    def _told_apart(self, job_name: str, step: str, shard: int) -> str | None:
+        """What that step is called in totals; `None` while that cannot be known."""
+        known = self._step_names.get((job_name, step))
+        if known is not None:
+            return known
+        keys = [self._keys.step_names(job_name)]
+        asked = call("admit", shard_of(job_name), keys, [step, STEP_NAMES], writes=True)
+        (admitted,) = self._run([asked])
+        if isinstance(admitted, StoreError):
+            # Names are with their job's name, maybe on another node: then that one is counted
+            # as other while it is away, and its absence keeps no job of this one from going on.
+            servers = self._connected()
+            away = isinstance(admitted, StoreUnavailableError)
+            if not away or servers.node(asked.shard) is servers.node(shard):
+                raise admitted
+            return None
+        if len(self._step_names) >= MANY_NAMES:
+            self._step_names.clear()
+        name = self._step_names[job_name, step] = step if admitted else OTHER
+        return name
 
     # -- indexes ---
 

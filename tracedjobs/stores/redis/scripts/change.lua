@@ -4,7 +4,8 @@
 -- KEYS: hash, head, steps, runs, controls, state, open, cursor, by status before, by name before,
 --       by status, by name, leases, ends, totals, spans, to be handed before, to be handed
 -- ARGV: 1 id, 2 revision, 3 status, 4 token, 5 lease until µs to hold ('' for any),
---       6 revision, 7 status, 8 token, 9 wish, 10 head,
+--       6 revision, 7 status, 8 token, 9 wish, 10 head: all of it, or its third line where the
+--       first two, which are what was submitted and may be long, stay as they are,
 --       11 lease from now in µs, 12 lease until µs, 13 seq, 14 items, 15 progressed,
 --       16 whether a position comes, 17 cursor, 18 open, 19 spilled cursor, 20 spilled open,
 --       21 state ('-' for none), 22 milliseconds to keep it ('' for ever, 'same'),
@@ -33,6 +34,14 @@ if ARGV[31] ~= '' and ARGV[13] - seq >= tonumber(ARGV[31]) then
   if job[2] == 'running' then redis.call('ZADD', KEYS[13], 0, ARGV[1]) end
   return {0}
 end
+local head = ARGV[10]
+if string.sub(head, 1, 1) == '[' then
+  local submitted = string.match(redis.call('GET', KEYS[2]) or '', '^.*\n')
+  if not submitted then
+    return {0}
+  end
+  head = submitted .. head
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 if ARGV[12] ~= '' then lease = ARGV[12] end
@@ -41,21 +50,26 @@ if ARGV[13] ~= '' then seq = ARGV[13] end
 if ARGV[14] ~= '' then items = ARGV[14] end
 if ARGV[15] ~= '' then progressed = ARGV[15] end
 
-redis.call('SET', KEYS[2], ARGV[10], 'KEEPTTL')
-redis.call('HSET', hash, 'v', ARGV[6], 's', ARGV[7],
-  'l', seq .. ' ' .. lease .. ' ' .. items .. ' ' .. progressed)
+redis.call('SET', KEYS[2], head, 'KEEPTTL')
+-- Fields, totals and ends are written in as few calls as there can be: what each costs is mostly the
+-- way into Redis and out.
+local set, drop = {'v', ARGV[6], 's', ARGV[7],
+  'l', seq .. ' ' .. lease .. ' ' .. items .. ' ' .. progressed}, {}
 for name, at in pairs({t = 8, w = 9, m = 28, n = 29}) do
   if ARGV[at] == '' then
-    redis.call('HDEL', hash, name)
+    drop[#drop + 1] = name
   elseif ARGV[at] ~= '=' then
-    redis.call('HSET', hash, name, ARGV[at])
+    set[#set + 1] = name
+    set[#set + 1] = ARGV[at]
   end
 end
 if ARGV[16] ~= '' then
-  redis.call('HSET', hash, 'c', ARGV[17], 'o', ARGV[18])
+  for _, each in ipairs({'c', ARGV[17], 'o', ARGV[18]}) do set[#set + 1] = each end
   if ARGV[19] ~= '' then redis.call('SET', KEYS[8], ARGV[19]) end
   if ARGV[20] ~= '' then redis.call('SET', KEYS[7], ARGV[20]) end
 end
+redis.call('HSET', hash, unpack(set))
+if #drop > 0 then redis.call('HDEL', hash, unpack(drop)) end
 if ARGV[21] == '-' then
   redis.call('DEL', KEYS[6])
 elseif ARGV[21] ~= '' then
@@ -83,8 +97,15 @@ if ARGV[30] ~= '' and redis.call('HEXISTS', hash, 'd') == 0 then
   redis.call('ZADD', KEYS[16], 0, ARGV[1])
 end
 
-for at = 34, 33 + ARGV[33], 2 do
-  redis.call('HINCRBYFLOAT', KEYS[15], ARGV[at], ARGV[at + 1])
+local fields, totals = {}, {}
+for at = 34, 33 + ARGV[33], 2 do fields[#fields + 1] = ARGV[at] end
+if #fields > 0 then
+  local before = redis.call('HMGET', KEYS[15], unpack(fields))
+  for at, field in ipairs(fields) do
+    totals[at * 2 - 1] = field
+    totals[at * 2] = string.format('%.17g', (before[at] or 0) + ARGV[33 + at * 2])
+  end
+  redis.call('HSET', KEYS[15], unpack(totals))
 end
 
 local steps = redis.call('LLEN', KEYS[3])
@@ -118,7 +139,11 @@ else
   if ARGV[22] ~= '' then
     local ends = string.format('%.0f', math.floor(now / 1000) + tonumber(ARGV[22]))
     redis.call('ZADD', KEYS[14], ends, job[5] .. ' ' .. ARGV[24])
-    for at = 1, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
+    redis.call('PEXPIREAT', hash, ends)
+    redis.call('PEXPIREAT', KEYS[2], ends)
+    if redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]) > 0 then
+      for at = 3, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
+    end
   end
 end
 return {1, steps}

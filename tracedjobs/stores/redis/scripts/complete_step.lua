@@ -4,7 +4,7 @@
 --       totals and what is added to each
 -- Where steps before it are missing, the server has lost its newest writes: the run is fenced off,
 -- and its lease ended, so that the job is resumed from what is left.
-local job = redis.call('HMGET', KEYS[1], 't', 'l', 's')
+local job = redis.call('HMGET', KEYS[1], 't', 'l', 's', 'c', 'o', 'm', 'n')
 if job[1] ~= ARGV[2] then
   return 0
 end
@@ -19,7 +19,16 @@ if position > done then
 end
 if position == done then
   redis.call('RPUSH', KEYS[2], ARGV[4])
-  for at = 8, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[5], ARGV[at], ARGV[at + 1]) end
+  local fields, totals = {}, {}
+  for at = 8, #ARGV, 2 do fields[#fields + 1] = ARGV[at] end
+  if #fields > 0 then -- as in change.lua
+    local before = redis.call('HMGET', KEYS[5], unpack(fields))
+    for at, field in ipairs(fields) do
+      totals[at * 2 - 1] = field
+      totals[at * 2] = string.format('%.17g', (before[at] or 0) + ARGV[7 + at * 2])
+    end
+    redis.call('HSET', KEYS[5], unpack(totals))
+  end
 else
   redis.call('LSET', KEYS[2], position, ARGV[4])
 end
@@ -37,7 +46,11 @@ if ARGV[7] ~= '' then
   end
 end
 local progressed = string.match(tail, '%S+$')
-redis.call('HSET', KEYS[1], 'l', ARGV[5] .. ' ' .. lease .. ' 0 ' .. progressed,
-  'c', 'null', 'o', '-')
-redis.call('HDEL', KEYS[1], 'm', 'n')
+local saved = ARGV[5] .. ' ' .. lease .. ' 0 ' .. progressed
+if job[4] == 'null' and job[5] == '-' then
+  redis.call('HSET', KEYS[1], 'l', saved) -- nothing of the step was saved, as of most that are short
+else
+  redis.call('HSET', KEYS[1], 'l', saved, 'c', 'null', 'o', '-')
+end
+if job[6] or job[7] then redis.call('HDEL', KEYS[1], 'm', 'n') end
 return 1

@@ -9,7 +9,8 @@ end
 local spilled = {false, false}
 if string.sub(hash[8], 1, 1) == '#' then spilled[1] = redis.call('GET', KEYS[7]) end
 if hash[7] == '#' then spilled[2] = redis.call('GET', KEYS[8]) end
-local found = {hash, head, redis.call('GET', KEYS[6]), spilled[1], spilled[2]}
+for at = 1, 12 do hash[at] = hash[at] or '' end -- one text: each one costs who reads the reply
+local found = {table.concat(hash, '\n'), head, redis.call('GET', KEYS[6]), spilled[1], spilled[2]}
 if ARGV[1] == 'all' then
   for at = 3, 5 do found[at + 3] = redis.call('LRANGE', KEYS[at], 0, -1) end
 end

@@ -8,7 +8,8 @@ for at = 2, #KEYS, 4 do
   local head = redis.call('GET', KEYS[at + 1])
   local job = false
   if hash[2] == 'running' and head then
-    job = {hash, head, false, false, false}
+    for field = 1, 12 do hash[field] = hash[field] or '' end
+    job = {table.concat(hash, '\n'), head, false, false, false}
     if string.sub(hash[8], 1, 1) == '#' then job[4] = redis.call('GET', KEYS[at + 2]) end
     if hash[7] == '#' then job[5] = redis.call('GET', KEYS[at + 3]) end
   end

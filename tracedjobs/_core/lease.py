@@ -155,8 +155,8 @@ def begin(
     For `take_lease` to judge what is not new: it was read as it would be for that.
     """
     token = os.urandom(8).hex()
-    cell = take_cell(job_id, token)  # before the lease, as in `take_lease`
     first = FirstRun(job.name, token, worker, owner_name(), lease_ttl, store.time())
+    cell = take_cell(job_id, token)  # before the lease, as in `take_lease`
     ours = False
     try:
         began = boot_time()

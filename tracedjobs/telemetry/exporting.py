@@ -45,12 +45,7 @@ THEIR_LOGGERS: Final = (
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
-WITH_CLIENT: Final = frozenset(
-    {
-        "opentelemetry.exporter.otlp.proto.http._log_exporter",
-        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    }
-)
+WITH_CLIENT: Final = "opentelemetry.exporter.otlp.proto.http._log_exporter"
 MOST_BYTES: Final = 1 << 25
 """Of a request that is written here: the exporter knows what to do with one that is too large."""
 _log: Final = logging.getLogger("tracedjobs")
@@ -153,12 +148,12 @@ def _attempt(lazy: _Lazy[T], export: Callable[[T], bool]) -> bool:
 def _byte_sender(exporter: object) -> Callable[[bytes], bool] | None:
     """What sends a request that is written already, where OpenTelemetry's exporter has that inside.
 
-    That is so in its own for OTLP over HTTP since 1.44. Others are given objects, which takes
-    longer; so is one that counts them for figures of its own.
+    In 1.45 that is its own for logs over HTTP. All else is given objects, which takes longer: other
+    versions, other exporters, and one that counts for figures of its own.
     """
     client = getattr(exporter, "_client", None)
     if (
-        type(exporter).__module__ not in WITH_CLIENT
+        type(exporter).__module__ != WITH_CLIENT
         or type(client).__name__ != "_OTLPHTTPClient"
         or type(getattr(exporter, "_metrics", None)).__name__ != "NoOpExporterMetrics"
     ):

@@ -257,7 +257,7 @@ class Fleet:
             time.sleep(0.2)
         for worker in self._workers:
             assert self._stopped(worker) == 0, self.errors
-        assert self._look(still=True)
+        until(lambda: self._look(still=True), "the store and the exporter answer in time")
         self._check_spans()
         self._check_command()
 

@@ -93,11 +93,6 @@ class _Subscription:
     filter: Filter | None
     reported: bool = False
     """Whether an error of it was reported."""
-    alone: tuple[_Subscription, ...] = field(init=False)
-    """The one that is being told, when no other is."""
-
-    def __post_init__(self) -> None:
-        self.alone = (self,)
 
     def report(self, event: Event, error: Exception) -> None:
         if self.reported:
@@ -228,7 +223,7 @@ def _tell(name: str, payload: Mapping[str, Any], trace: str | None = None) -> No
             if tags or context:
                 tags, context = mask(tags), mask(context)
             event = Event(name, mask(payload), tags, context, time.time_ns(), _location(), trace)
-        token = _telling.set((*told, each) if told else each.alone)
+        token = _telling.set((*told, each))
         try:
             if each.filter is None or each.filter(event):
                 each.tell(event)

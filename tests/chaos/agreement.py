@@ -228,7 +228,7 @@ class Fleet:
         self._resume_all(all_of_them=self._chance.random() < 0.5)
 
     def _resume_all(self, *, all_of_them: bool = True) -> None:
-        for job in self._runtime.list(status="paused", limit=1000):
+        for job in self._listed("paused", 1000):
             if job.id != self._kept_paused:
                 with contextlib.suppress(InvalidTransitionError, StoreUnavailableError):
                     self._runtime.resume(job.id)
@@ -236,8 +236,7 @@ class Fleet:
                     return
 
     def _ask(self, order: Callable[[str], object]) -> None:
-        running = [*self._runtime.list(status="running", limit=20)]
-        found = running or [*self._runtime.list(status="pending", limit=20)]
+        found = self._listed("running", 20) or self._listed("pending", 20)
         if found:
             with contextlib.suppress(InvalidTransitionError, StoreUnavailableError):
                 order(self._chance.choice(found).id)
@@ -247,21 +246,27 @@ class Fleet:
         while True:
             self._look_around()
             self._resume_all()
-            left = [job for job in map(self._runtime.get, self.jobs) if job.ended_at is None]
+            left = [job for job in self._snapshots() if job.ended_at is None]
             if [job.id for job in left] == [self._kept_paused]:
                 break
             assert time.monotonic() < give_up, (left, self.errors)
         give_up = time.monotonic() + PATIENCE
-        while missing := missing_spans(self._receiver.spans, map(self._runtime.get, self.jobs)):
+        while missing := missing_spans(self._receiver.spans, self._snapshots()):
             assert time.monotonic() < give_up, missing
             time.sleep(0.2)
         for worker in self._workers:
             assert self._stopped(worker) == 0, self.errors
-        assert self._look(still=True)
+        until(lambda: self._look(still=True), "the store and the exporter answer in time")
         self._check_spans()
         self._check_command()
 
     # -- its means ---
+
+    def _listed(self, status: str, most: int) -> Sequence[JobSnapshot]:
+        return _answered(lambda: [*self._runtime.list(status=status, limit=most)])
+
+    def _snapshots(self) -> Sequence[JobSnapshot]:
+        return _answered(lambda: [*map(self._runtime.get, self.jobs)])
 
     def _start(self) -> _Worker:
         pid = self._order("fork")
@@ -401,7 +406,9 @@ class Fleet:
                 assert said["tracedjobs.cursor.end"] == step.cursor
                 assert said.get("tracedjobs.items.expected") == step.total
             elif span.name.startswith("job "):
-                assert said["tracedjobs.job.outcome"] == stored.job.status
+                # One that failed is run again where a worker had found it before it did.
+                ends = {str(run.outcome) for run in stored.runs} & {"failed"}
+                assert said["tracedjobs.job.outcome"] in {*ends, stored.job.status}
 
     def _check_spans(self) -> None:
         spans = self._once(self._receiver.spans)
@@ -432,6 +439,17 @@ class Fleet:
             words = [sys.executable, "-m", "tracedjobs", "show", each, "--json", "--store", url]
             said = subprocess.run(words, check=True, capture_output=True, cwd=REPOSITORY).stdout
             assert json.loads(said) == json.loads(json.dumps(job_as_json(self._runtime.get(each))))
+
+
+def _answered(ask: Callable[[], Sequence[JobSnapshot]]) -> Sequence[JobSnapshot]:
+    """The store's answer, be it slow beside other load: what is frozen may hold its lock too."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask()
+        except StoreUnavailableError:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
 
 
 _Series = tuple[dict[str, str], float]
@@ -543,10 +561,17 @@ def _check_items(spans: Sequence[Received], job: JobSnapshot) -> None:
     for root in mine:
         if root.name.startswith("job "):
             said = root.attributes
+            if said["tracedjobs.job.runs"] in _failed_before(job):
+                continue  # its root is that of its first end
             assert said["tracedjobs.items.processed"] == job.items
             assert said["tracedjobs.items.redone"] == job.items_redone
             assert said["tracedjobs.job.runs"] == job.run
             assert said["tracedjobs.job.resumptions"] == job.resumptions
+
+
+def _failed_before(job: JobSnapshot) -> set[int]:
+    """The runs that failed and were not its last, as a worker had found it before it failed."""
+    return {run.number for run in job.runs[:-1] if run.outcome == "failed"}
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Log records on their way out of the process: kept in order, and sent from a thread of their own.
 
 As OpenTelemetry's own batches, by the same `OTEL_BLRP_*` variables. What differs is that an event
-of a job becomes a record in that thread: the job's only hands it over.
+of a job becomes a record in that thread: the job's only hands it over. And where the exporter takes
+it, a batch of events is made as OTLP's messages at once, see `otlp_records`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import deque
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import (
@@ -26,19 +27,42 @@ from opentelemetry.sdk.resources import Resource
 from tracedjobs.telemetry.settings import whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as OtlpRecord
     from opentelemetry.sdk._logs import ReadWriteLogRecord
     from opentelemetry.sdk._logs.export import LogRecordExporter
 
-__all__ = ["Batches", "OwnLoggerProvider"]
+    from tracedjobs.telemetry.otlp_records import Around
+
+__all__ = ["Batches", "Maker", "OwnLoggerProvider"]
 
 DELAY: Final = 1000
 MOST_QUEUED: Final = 2048
 MOST_SENT: Final = 512
+AT_A_TIME: Final = 32
+BREATH: Final = 5e-4
+"""So many records are written in a go, as long as a job then may wait for the interpreter: about
+200 µs. Then it has it for that many seconds: each time that it must wait costs it as much again."""
 AT_EXIT: Final = 30.0
 """Seconds that `shutdown` waits for what is being sent."""
 _log: Final = logging.getLogger("tracedjobs")
+
+
+class Maker(Protocol):
+    """Makes records of what it gave to `Batches.take`, when it is sent."""
+
+    def readable(self, *told: Any) -> ReadableLogRecord:
+        """The record."""
+        ...
+
+    def written(self, *told: Any) -> OtlpRecord | None:
+        """The same as OTLP's message; `None` where only the record will do."""
+        ...
+
+    def around(self) -> Around:
+        """What is around all of its records."""
+        ...
 
 
 class Batches(LogRecordProcessor):
@@ -51,6 +75,8 @@ class Batches(LogRecordProcessor):
     def __init__(self, exporter: LogRecordExporter) -> None:
         """Have none yet; the thread begins with the first."""
         self._exporter = exporter
+        self._byte_sender: Callable[[], Callable[[bytes], bool] | None] | None
+        self._byte_sender = getattr(exporter, "byte_sender", None)
         self._delay = whole("OTEL_BLRP_SCHEDULE_DELAY", DELAY) / 1000
         self._most = whole("OTEL_BLRP_MAX_QUEUE_SIZE", MOST_QUEUED)
         self._most_sent = min(whole("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", MOST_SENT), self._most)
@@ -76,9 +102,9 @@ class Batches(LogRecordProcessor):
             )
         )
 
-    def take(self, make: Callable[..., ReadableLogRecord], *told: object) -> None:
-        """Take what `make(*told)` will give; it is called when it is sent."""
-        self._put((make, *told))
+    def take(self, maker: Maker, *told: object) -> None:
+        """Take what `maker` will make of `told`."""
+        self._put((maker, *told))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - theirs
         """Send what is waiting, in this thread."""
@@ -135,8 +161,9 @@ class Batches(LogRecordProcessor):
     def _send(self, *, at_least: int, once: bool = False) -> None:
         with self._sending:
             while len(self._queue) >= at_least:
-                batch = [self._made(self._queue.popleft()) for _ in range(self._taken())]
-                self._exporter.export(batch)
+                batch = [self._queue.popleft() for _ in range(self._taken())]
+                if not self._sent_as_bytes(batch):
+                    self._exporter.export([self._made(each) for each in batch])
                 self._dropping = False
                 if once:
                     at_least = self._most_sent
@@ -144,14 +171,34 @@ class Batches(LogRecordProcessor):
     def _taken(self) -> int:
         return min(len(self._queue), self._most_sent)
 
+    def _sent_as_bytes(self, batch: Sequence[ReadableLogRecord | tuple[Any, ...]]) -> bool:
+        """Send it so, unless the exporter does not take that, or what is in it is not like that."""
+        first = batch[0]
+        if not isinstance(first, tuple) or self._byte_sender is None:
+            return False
+        maker: Maker = first[0]
+        take = self._byte_sender()
+        if take is None:
+            return False
+        written: list[OtlpRecord] = []
+        for number, each in enumerate(batch, 1):
+            if not isinstance(each, tuple) or each[0] is not maker:
+                return False
+            if number % AT_A_TIME == 0:
+                time.sleep(BREATH)
+            record = maker.written(*each[1:])
+            if record is None:
+                return False
+            written.append(record)
+        return take(maker.around().request(written))
+
     def _made(self, record: ReadableLogRecord | tuple[Any, ...]) -> ReadableLogRecord:
         if isinstance(record, ReadableLogRecord):
             return record
         # Between two of them: a job that waits for the interpreter would else get it after 5 ms.
         time.sleep(0)
-        make, *told = record
-        made: ReadableLogRecord = make(*told)
-        return made
+        maker: Maker = record[0]
+        return maker.readable(*record[1:])
 
     def _after_fork_in_child(self) -> None:
         # What is waiting is the parent's, and sent by it.

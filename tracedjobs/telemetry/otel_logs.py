@@ -1,11 +1,13 @@
 """Events as OpenTelemetry's log records, which it calls events when they have a name.
 
 The one module that knows its logs API, which is private still. Where `configure` made the provider
-itself, an event becomes a record in the thread that sends it, and not in the job's.
+itself, an event becomes a record in the thread that sends it, and not in the job's: as OTLP's
+message where that may be, else as OpenTelemetry's own object.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace as api
@@ -14,18 +16,26 @@ from opentelemetry.context import Context
 from opentelemetry.sdk._logs import ReadableLogRecord, ReadWriteLogRecord
 
 from tracedjobs._core.masking import shown
+from tracedjobs.events import Event, SourceLocation
 from tracedjobs.telemetry.batching import OwnLoggerProvider
 from tracedjobs.telemetry.levels import level_of
 from tracedjobs.telemetry.places import place_of
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as OtlpRecord
     from opentelemetry.sdk._logs import Logger
 
-    from tracedjobs.events import Event
+    from tracedjobs.telemetry.otlp_records import Around
     from tracedjobs.telemetry.places import Place
 
-__all__ = ["OtelLogEvents"]
+__all__ = [
+    "SEVERITIES",
+    "OtelLogEvents",
+    "attribute_name",
+    "attribute_value",
+    "where_attributes",
+]
 
 SEVERITIES: Final = {
     "debug": (SeverityNumber.DEBUG, "DEBUG"),
@@ -60,6 +70,8 @@ class OtelLogEvents:
         """Log by that provider."""
         self._logger = provider.get_logger("tracedjobs")
         self._own = provider if isinstance(provider, OwnLoggerProvider) else None
+        self._most = 0 if self._own is None else _most_attributes(self._own)
+        self._around: Around | None = None
 
     def emit(self, event: Event) -> None:
         """Log it."""
@@ -71,16 +83,19 @@ class OtelLogEvents:
         # What can be changed after it was told is written down at once.
         attributes = None if _stays_as_it_is(event) else _attributes(event)
         for batch in own.batches:
-            batch.take(self._readable, event, attributes, place)
+            batch.take(self, event, attributes, place)
 
     def flush(self) -> None:
         """Send what is waiting, where the provider is ours."""
         if self._own is not None:
             self._own.force_flush()
 
-    def _readable(
+    # -- for `batching` ---
+
+    def readable(
         self, event: Event, attributes: dict[str, Any] | None, place: Place | None
     ) -> ReadableLogRecord:
+        """See `Maker.readable`."""
         logger = cast("Logger", self._logger)
         made = ReadWriteLogRecord(
             _record(
@@ -96,6 +111,31 @@ class OtelLogEvents:
             made.log_record, logger.resource, made.instrumentation_scope, made.limits
         )
 
+    def written(
+        self, event: Event, attributes: dict[str, Any] | None, place: Place | None
+    ) -> OtlpRecord | None:
+        """See `Maker.written`."""
+        from tracedjobs.telemetry import otlp_records  # noqa: PLC0415 - of [otlp]
+
+        return otlp_records.written(event, attributes, place, most=self._most)
+
+    def around(self) -> Around:
+        """See `Maker.around`."""
+        from tracedjobs.telemetry import otlp_records  # noqa: PLC0415 - of [otlp]
+
+        if self._around is None:
+            self._around = otlp_records.Around.of_logs(self.readable(Event("around", {}), {}, None))
+        return self._around
+
+
+def _most_attributes(provider: OwnLoggerProvider) -> int:
+    """How many a record has before OpenTelemetry cuts it; none where it cuts texts, too."""
+    limits = vars(provider.limits)
+    if any(limit is not None for name, limit in limits.items() if "length" in name):
+        return 0
+    counts = [limit for name, limit in limits.items() if "length" not in name]
+    return min((limit for limit in counts if limit is not None), default=sys.maxsize)
+
 
 def _stays_as_it_is(event: Event) -> bool:
     return not (event.tags or event.context) and _PLAIN.issuperset(
@@ -105,20 +145,32 @@ def _stays_as_it_is(event: Event) -> bool:
 
 def _attributes(event: Event) -> dict[str, Any]:
     found: dict[str, Any] = {
-        NAMES.get(key) or f"tracedjobs.event.{key}": _value(value)
+        attribute_name(key): attribute_value(value)
         for key, value in event.payload.items()
         if value is not None
     }
     for key, value in event.tags.items():
-        found[f"tracedjobs.tag.{key}"] = _value(value)
+        found[f"tracedjobs.tag.{key}"] = attribute_value(value)
     for key, value in event.context.items():
-        found[f"tracedjobs.context.{key}"] = _value(value)
+        found[f"tracedjobs.context.{key}"] = attribute_value(value)
     where = event.source_location
     if where is not None:
-        found["code.file.path"] = where.filepath
-        found["code.line.number"] = where.lineno
-        found["code.function.name"] = where.label
+        found.update(where_attributes(where))
     return found
+
+
+def where_attributes(place: SourceLocation) -> tuple[tuple[str, str | int], ...]:
+    """The attributes of a place in the source."""
+    return (
+        ("code.file.path", place.filepath),
+        ("code.line.number", place.lineno),
+        ("code.function.name", place.label),
+    )
+
+
+def attribute_name(key: str) -> str:
+    """What a key of a payload is called."""
+    return NAMES.get(key) or f"tracedjobs.event.{key}"
 
 
 def _record(event: Event, attributes: dict[str, Any], context: Context | None) -> LogRecord:
@@ -144,7 +196,8 @@ def _context(place: Place) -> Context:
     return api.set_span_in_context(api.NonRecordingSpan(there))
 
 
-def _value(value: object) -> str | bool | int | float:
+def attribute_value(value: object) -> str | bool | int | float:
+    """The value as an attribute may have it; another kind is shown as text."""
     if isinstance(value, (bool, float)):
         return value
     if isinstance(value, int) and -LARGEST <= value < LARGEST:

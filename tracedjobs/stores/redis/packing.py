@@ -34,13 +34,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "AS_ITEMS",
     "Found",
     "Packed",
     "end_entry",
     "hand_micros",
     "head_text",
+    "is_long",
     "pack_list",
     "packed",
+    "packed_place",
     "packed_position",
     "read_end_entry",
     "read_found",
@@ -53,6 +56,8 @@ COMPACT: Final = 64
 """Bytes: the default of `hash-max-listpack-value`."""
 SPILLED: Final = "#"
 """Begins a field whose text is in a key of its own."""
+AS_ITEMS: Final = "="
+"""The field of a cursor that is the number of items, as offsets are: so it stays as they move."""
 OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "entered")
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
@@ -157,16 +162,32 @@ def packed_position(position: Position | None, progressed_at: float | None) -> P
     return _packed(position.cursor, position.items, opened, progressed_at)
 
 
+def packed_place(position: Position | None, progressed_at: float | None) -> tuple[str, str]:
+    """Of what a save writes, cursor and tail: where only the place in the step is another one."""
+    progressed = _progressed(progressed_at)
+    if position is None:
+        return "null", f"0 {progressed}"
+    items = str(position.items)
+    cursor = AS_ITEMS if position.cursor == items else position.cursor
+    return cursor, f"{items} {progressed}"
+
+
+def _progressed(at: float | None) -> str:
+    return "-" if at is None else repr(float(at))
+
+
 def _packed(
     cursor: str, items: int, opened: tuple[object, ...], progressed: float | None
 ) -> Packed:
     spilled_cursor = ""
-    if _is_long(cursor):
+    if cursor == str(items):
+        cursor = AS_ITEMS
+    elif is_long(cursor):
         cursor, spilled_cursor = SPILLED, cursor
     open_text, spilled_open = _packed_open(opened)
     return Packed(
         items=str(items),
-        progressed="-" if progressed is None else repr(float(progressed)),
+        progressed=_progressed(progressed),
         cursor=cursor,
         open=open_text,
         spilled_cursor=spilled_cursor,
@@ -180,7 +201,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     if opened[0] is None:
         return "-", ""
     text = _text(opened)
-    if _is_long(text):
+    if is_long(text):
         return f"{SPILLED}{zlib.crc32(text.encode()):08x}", text
     return text, ""
 
@@ -245,7 +266,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         lease_until=int(lease) / 1e6,
         items=int(items),
         progressed_at=None if progressed == "-" else float(progressed),
-        cursor=spilled_cursor if cursor == SPILLED else cursor,
+        cursor={SPILLED: spilled_cursor, AS_ITEMS: items}.get(cursor, cursor),
         state=state,
         meter=meter,
         counted=int(counted or 0),
@@ -289,5 +310,6 @@ def _text(value: object) -> str:
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _is_long(text: str) -> bool:
+def is_long(text: str) -> bool:
+    """Whether a field with it would leave the hash's compact form."""
     return len(text) > COMPACT or (not text.isascii() and len(text.encode()) > COMPACT)

@@ -1,12 +1,14 @@
 -- Saves the positions of some runs of one shard and renews their leases, each behind its own fence.
 -- KEYS: leases, then of each job its hash, and the keys of what it spills
 -- ARGV: lease in µs, length of a hash's key before the id, the leap of seq that only a step's
---       completion makes, then of each job token, seq, items and progress, cursor, open step, which texts follow for keys of their own (of 'o' the open
---       step, 'x' the cursor, 'z' the state), and the meter ('' where it has not changed)
+--       completion makes, then of each job token, seq, items and progress, cursor, open step, which
+--       texts follow for keys of their own (of 'o' the open step, 'x' the cursor, 'z' the state),
+--       and the meter ('' where it has not changed)
 -- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
 -- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
--- This is the hot path: the entry in the index of leases moves only when the lease comes into
--- another third, the true end is in the hash; the open step is written when it is another one.
+-- The entry in the index of leases moves only when the lease comes into another third, the true end
+-- is in the hash; the open step is written when it is another one. Most saves are made by
+-- advance.lua, which does the same where nothing has changed but the position.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local ttl, leap = tonumber(ARGV[1]), tonumber(ARGV[3])

@@ -26,9 +26,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from tracedjobs._core.clock import boot_time
+from tracedjobs.stores.redis.wire import on_the_wire
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tracedjobs.stores.redis.wire import Words
 
 __all__ = ["Node", "Sent"]
 
@@ -103,7 +106,7 @@ class Node:
         }
         self._timeout = timeout
 
-    def send(self, commands: Sequence[Sequence[str | int]]) -> Sent:
+    def send(self, commands: Sequence[Words]) -> Sent:
         """Send the commands; their replies are to be received."""
         try:
             connection = self._connection()
@@ -111,7 +114,7 @@ class Node:
             self.failed_at = boot_time()
             return Sent(len(commands), None, error)
         try:
-            connection.send_packed_command([_on_the_wire(commands)], False)  # noqa: FBT003 - theirs
+            connection.send_packed_command([on_the_wire(commands)], False)  # noqa: FBT003 - theirs
         except (RedisError, OSError) as error:
             self._drop(connection)
             return Sent(len(commands), None, error)
@@ -156,7 +159,7 @@ class Node:
         if sent.connection is not None:
             self._drop(sent.connection)
 
-    def run(self, *commands: Sequence[str | int]) -> list[Any]:
+    def run(self, *commands: Words) -> list[Any]:
         """Send and receive."""
         return self.receive(self.send(commands))
 
@@ -203,18 +206,6 @@ def _is_spent(connection: _Connection) -> bool:
         return connection.can_read()
     except (RedisError, OSError):
         return True
-
-
-def _on_the_wire(commands: Sequence[Sequence[str | int]]) -> bytes:
-    # redis-py's packer is for any kind of value, and takes three times as long: a save has twenty.
-    parts: list[str] = []
-    for words in commands:
-        parts.append(f"*{len(words)}\r\n")
-        for each in words:
-            word = str(each)
-            length = len(word) if word.isascii() else len(word.encode())
-            parts.append(f"${length}\r\n{word}\r\n")
-    return "".join(parts).encode()
 
 
 def is_away(reply: object) -> bool:

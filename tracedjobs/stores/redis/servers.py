@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tracedjobs.stores.redis.address import Address
     from tracedjobs.stores.redis.script import Command, Script
+    from tracedjobs.stores.redis.wire import Words
 
 __all__ = ["Servers"]
 
@@ -61,6 +62,7 @@ class Servers:
         pending = list(range(len(commands)))
         asking: dict[int, Node] = {}
         unknown: set[tuple[Node, Script]] = set()
+        waits = self._address.wait or self._address.waitaof
         give_up = time.monotonic() + self._address.timeout
         for attempt in range(TRIES):
             try:
@@ -69,8 +71,13 @@ class Servers:
                 for index in pending:
                     replies[index] = error
                 break
+            alone = len(pending) == 1 and not (attempt or waits)
             pending = []
-            for node, indexes, answers in self._exchange(groups, commands, asking, unknown):
+            for node, indexes, answers in (
+                self._exchange_one(groups, commands)
+                if alone
+                else self._exchange(groups, commands, asking, unknown)
+            ):
                 for index, answer in zip(indexes, answers, strict=True):
                     replies[index] = answer
                     if not isinstance(answer, Exception):
@@ -102,9 +109,10 @@ class Servers:
 
     def time(self, *, age: float) -> float | None:
         """The clock of one of the servers, as `Node.time`; `None` when one has to be asked."""
-        self.node(0)
-        owners = self._owners or []
-        known = (node.time(age=age) for node in owners)
+        now = self.node(0).time(age=age)
+        if now is not None:
+            return now
+        known = (node.time(age=age) for node in self._owners or ())
         return next((now for now in known if now is not None), None)
 
     def forget(self) -> None:
@@ -128,6 +136,14 @@ class Servers:
             groups.setdefault(id(node), (node, []))[1].append(index)
         return list(groups.values())
 
+    @staticmethod
+    def _exchange_one(
+        groups: list[tuple[Node, list[int]]], commands: Sequence[Command]
+    ) -> list[tuple[Node, list[int], list[Any]]]:
+        """Of one command, as a durable item is: what is for many takes as long as its way there."""
+        ((node, indexes),) = groups
+        return [(node, indexes, node.run(commands[indexes[0]].words))]
+
     def _exchange(
         self,
         groups: list[tuple[Node, list[int]]],
@@ -146,7 +162,7 @@ class Servers:
         found: list[tuple[Node, list[int], list[Any]]] = []
         try:
             for node, indexes in groups:
-                words: list[Sequence[str | int]] = []
+                words: list[Words] = []
                 meant: list[int | None] = []
                 for which, script in list(unknown):
                     if which is node:
@@ -194,7 +210,7 @@ class Servers:
             del asking[index]
         return found
 
-    def _waits(self) -> list[Sequence[str | int]]:
+    def _waits(self) -> list[Words]:
         limit = max(int(self._timeout * 500), 1)
         if self._address.waitaof:
             return [("WAITAOF", 1, self._address.wait, limit)]

@@ -204,7 +204,7 @@ class RedisStore:
             if isinstance(reply, StoreError):
                 answer.update(dict.fromkeys((save.job_id for save in part.saves), reply))
                 continue
-            self._note_time(part.command.shard, reply[0])
+            self._note_time(part.command.shard, self._last_saves.time(part, reply))
             for save, saved, told in self._last_saves.read(part, reply):
                 if told is not None:
                     answer[save.job_id] = told
@@ -215,11 +215,11 @@ class RedisStore:
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""
         for whole in (False, True):
-            (part,) = self._last_saves.parts([save], whole=whole)
+            part = self._last_saves.part(save, whole=whole)
             (reply,) = self._run([part.command])
             if isinstance(reply, StoreError):
                 raise reply
-            self._note_time(part.command.shard, reply[0])
+            self._note_time(part.command.shard, self._last_saves.time(part, reply))
             if any(saved for _, saved, _ in self._last_saves.read(part, reply)):
                 return True
             if part.whole:
@@ -601,7 +601,7 @@ class RedisStore:
             node.note_time(round(now * 1e6))
         return now
 
-    def _note_time(self, shard: int, micros: str) -> None:
+    def _note_time(self, shard: int, micros: str | int) -> None:
         self._connected().node(shard).note_time(micros)
 
 

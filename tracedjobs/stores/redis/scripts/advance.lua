@@ -3,8 +3,8 @@
 -- ARGV: lease in µs, the third that the leases are in, length of a hash's key before the id, which
 --       fields are written beside 'l' (of 'c' the cursor, 'm' the meter), then of each job token,
 --       'l' as that save left it, seq, items and progress, and the texts of those fields
--- Returns the server's time, then of each job that does not just go on its number, and its wish
--- where it was saved, false where it was not.
+-- Returns the end of the leases; where a job does not just go on, a list of that, and then of each
+-- such job its number, and its wish where it was saved, false where it was not.
 -- This is the hot path. Whoever has the token and knows 'l' wrote it last, and nothing has been
 -- written since that matters to a save: who opens or completes a step writes 'l', who takes the
 -- job over or rewinds it another token. So neither the order nor the open step is looked at. Where
@@ -16,7 +16,7 @@ local field, other = string.sub(ARGV[4], 1, 1), string.sub(ARGV[4], 2)
 local ends = string.format('%.0f', now + ttl)
 local lease = ' ' .. ends .. ' '
 local moves = math.floor((now + ttl) * 3 / ttl) ~= tonumber(ARGV[2]) -- as in save.lua
-local answer = {string.format('%.0f', now)}
+local others = {ends}
 local call, pcall = redis.call, redis.pcall
 local at = 5
 for key = 2, #KEYS do
@@ -35,9 +35,9 @@ for key = 2, #KEYS do
     if moves then call('ZADD', KEYS[1], ends, string.sub(hash, ARGV[3] + 1)) end
   end
   if not saves or job[3] then
-    answer[#answer + 1] = key - 1
-    answer[#answer + 1] = saves and job[3]
+    others[#others + 1] = key - 1
+    others[#others + 1] = saves and job[3]
   end
   at = at + words
 end
-return answer
+return #others == 1 and ends or others

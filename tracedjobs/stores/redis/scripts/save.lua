@@ -4,7 +4,7 @@
 --       completion makes, then of each job token, seq, items and progress, cursor, open step, which
 --       texts follow for keys of their own (of 'o' the open step, 'x' the cursor, 'z' the state),
 --       and the meter ('' where it has not changed)
--- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
+-- Returns the end of the leases, then of each job '+' and its wish where it was saved, '-', its token
 -- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
 -- The entry in the index of leases moves only when the lease comes into another third, the true end
 -- is in the hash; the open step is written when it is another one. Most saves are made by
@@ -14,7 +14,7 @@ local now = time[1] * 1000000 + time[2]
 local ttl, leap = tonumber(ARGV[1]), tonumber(ARGV[3])
 local ends = string.format('%.0f', now + ttl)
 local third = math.floor((now + ttl) * 3 / ttl)
-local answer = {string.format('%.0f', now)}
+local answer = {ends}
 local key, at = 2, 4
 while key <= #KEYS do
   local hash, spills = KEYS[key], ARGV[at + 5]

@@ -40,7 +40,6 @@ __all__ = [
     "end_entry",
     "hand_micros",
     "head_text",
-    "is_long",
     "pack_list",
     "packed",
     "packed_place",
@@ -162,14 +161,15 @@ def packed_position(position: Position | None, progressed_at: float | None) -> P
     return _packed(position.cursor, position.items, opened, progressed_at)
 
 
-def packed_place(position: Position | None, progressed_at: float | None) -> tuple[str, str]:
-    """Of what a save writes, cursor and tail: where only the place in the step is another one."""
+def packed_place(position: Position | None, progressed_at: float | None) -> tuple[str, str] | None:
+    """Of what a save writes, cursor and tail; `None` where that is not all, for a long cursor."""
     progressed = _progressed(progressed_at)
     if position is None:
         return "null", f"0 {progressed}"
-    items = str(position.items)
-    cursor = AS_ITEMS if position.cursor == items else position.cursor
-    return cursor, f"{items} {progressed}"
+    items, cursor = str(position.items), position.cursor
+    if _is_long(cursor):
+        return None
+    return AS_ITEMS if cursor == items else cursor, f"{items} {progressed}"
 
 
 def _progressed(at: float | None) -> str:
@@ -182,7 +182,7 @@ def _packed(
     spilled_cursor = ""
     if cursor == str(items):
         cursor = AS_ITEMS
-    elif is_long(cursor):
+    elif _is_long(cursor):
         cursor, spilled_cursor = SPILLED, cursor
     open_text, spilled_open = _packed_open(opened)
     return Packed(
@@ -201,7 +201,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     if opened[0] is None:
         return "-", ""
     text = _text(opened)
-    if is_long(text):
+    if _is_long(text):
         return f"{SPILLED}{zlib.crc32(text.encode()):08x}", text
     return text, ""
 
@@ -310,6 +310,5 @@ def _text(value: object) -> str:
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def is_long(text: str) -> bool:
-    """Whether a field with it would leave the hash's compact form."""
+def _is_long(text: str) -> bool:
     return len(text) > COMPACT or (not text.isascii() and len(text.encode()) > COMPACT)

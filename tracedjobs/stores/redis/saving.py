@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tracedjobs._core.records import LOST_GAP
 from tracedjobs.errors import StoreError
 from tracedjobs.stores.redis.keys import shard_of
-from tracedjobs.stores.redis.packing import AS_ITEMS, is_long, packed_place, packed_position
+from tracedjobs.stores.redis.packing import AS_ITEMS, packed_place, packed_position
 from tracedjobs.stores.redis.script import Command, call, script
 from tracedjobs.stores.redis.wire import Packed, word
 
@@ -94,10 +94,10 @@ class LastSaves:
         others: dict[tuple[int, float], list[Save]] = {}
         for save in saves:
             known = None if whole else self._goes_on(save)
-            if known is None:
+            place = known and packed_place(save.position, save.progressed_at)
+            if known is None or place is None:
                 others.setdefault((shard_of(save.job_id), save.lease_ttl), []).append(save)
             else:
-                place = packed_place(save.position, save.progressed_at)
                 run, fields = known.run, _fields(known, save, place)
                 key = (run.shard, run.micros, known.ends * 3 // run.micros, fields)
                 groups.setdefault(key, []).append((known, save, place))
@@ -116,9 +116,9 @@ class LastSaves:
     def part(self, save: Save, *, whole: bool = False) -> Part:
         """One save, as `parts` of many."""
         known = None if whole else self._goes_on(save)
-        if known is None:
+        place = known and packed_place(save.position, save.progressed_at)
+        if known is None or place is None:
             return self._whole(shard_of(save.job_id), [save])
-        place = packed_place(save.position, save.progressed_at)
         return self._short([(known, save, place)], _fields(known, save, place))
 
     def read(
@@ -181,7 +181,6 @@ class LastSaves:
             and 0 < save.seq - known.seq < LOST_GAP
             and not save.state
             and known.opened == _opened(save)
-            and (save.position is None or not is_long(save.position.cursor))
         ):
             return known
         return None

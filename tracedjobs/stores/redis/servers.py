@@ -62,7 +62,6 @@ class Servers:
         pending = list(range(len(commands)))
         asking: dict[int, Node] = {}
         unknown: set[tuple[Node, Script]] = set()
-        waits = self._address.wait or self._address.waitaof
         give_up = time.monotonic() + self._address.timeout
         for attempt in range(TRIES):
             try:
@@ -71,13 +70,8 @@ class Servers:
                 for index in pending:
                     replies[index] = error
                 break
-            alone = len(pending) == 1 and not (attempt or waits)
             pending = []
-            for node, indexes, answers in (
-                self._exchange_one(groups, commands)
-                if alone
-                else self._exchange(groups, commands, asking, unknown)
-            ):
+            for node, indexes, answers in self._exchange(groups, commands, asking, unknown):
                 for index, answer in zip(indexes, answers, strict=True):
                     replies[index] = answer
                     if not isinstance(answer, Exception):
@@ -136,14 +130,6 @@ class Servers:
             groups.setdefault(id(node), (node, []))[1].append(index)
         return list(groups.values())
 
-    @staticmethod
-    def _exchange_one(
-        groups: list[tuple[Node, list[int]]], commands: Sequence[Command]
-    ) -> list[tuple[Node, list[int], list[Any]]]:
-        """Of one command, as a durable item is: what is for many takes as long as its way there."""
-        ((node, indexes),) = groups
-        return [(node, indexes, node.run(commands[indexes[0]].words))]
-
     def _exchange(
         self,
         groups: list[tuple[Node, list[int]]],
@@ -156,6 +142,12 @@ class Servers:
         Those that were away last time come last, and together they are waited for no longer than
         one is.
         """
+        if len(groups) == 1 and not (
+            asking or unknown or self._address.wait or self._address.waitaof
+        ):
+            # As nearly always: one server, and nothing to be sent beside the commands.
+            ((node, indexes),) = groups
+            return [(node, indexes, node.run(*[commands[index].words for index in indexes]))]
         groups.sort(key=lambda group: group[0].failed_at)
         late = time.monotonic() + self._timeout
         sent: list[tuple[Node, list[int], list[int | None], Sent]] = []

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,28 +106,38 @@ def next_save(job_id: str, seq: int) -> Save:
 
 
 @dataclass(frozen=True, slots=True)
+class _Worker:
+    """A worker as the server sees it: its own connection, and jobs from all over the memory."""
+
+    store: RedisStore
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Population:
-    """A server with that many jobs, and as many plain keys."""
+    """A server with that many jobs of as many workers as that takes, and as many plain keys."""
 
     store: RedisStore
     client: Any
     ids: list[str]
+    turns: Iterator[_Worker]
     seqs: Iterator[int]
 
-    def save(self, n: int) -> float:
-        """Save some of them, in one call."""
-        seq = next(self.seqs)
-        saves = [next_save(job_id, seq) for job_id in random.sample(self.ids, n)]
+    def save(self) -> float:
+        """Save all jobs of the worker whose turn it is, in one call."""
+        seq, worker = next(self.seqs), next(self.turns)
+        saves = [next_save(job_id, seq) for job_id in worker.ids]
         began = wall()
-        answer = self.store.save(saves)
+        answer = worker.store.save(saves)
         took = wall() - began
-        assert len(answer) == n
+        assert len(answer) == len(worker.ids)
         return took
 
-    def set(self, n: int) -> float:
+    def set(self) -> float:
         """Set as many of the plain keys, in one pipeline."""
+        ids = next(self.turns).ids
         pipeline = self.client.pipeline(transaction=False)
-        for job_id in random.sample(self.ids, n):
+        for job_id in ids:
             pipeline.set(f"bare:{job_id}", next(self.seqs))
         began = wall()
         pipeline.execute()
@@ -143,7 +153,7 @@ def measure_many(plan: Plan) -> Iterator[Figure]:
             name: stack.enter_context(running_redis(appendonly="yes", appendfsync="everysec"))
             for name in sizes
         }
-        found = {name: _populated(servers[name], size, stack) for name, size in sizes.items()}
+        found = {name: _populated(servers[name], size, n, stack) for name, size in sizes.items()}
         for population in found.values():
             settle(population.client)
         yield _cost_of_saves(found, n, plan)
@@ -152,22 +162,34 @@ def measure_many(plan: Plan) -> Iterator[Figure]:
         yield _expired(found, n, plan)
 
 
-def _populated(server: RedisServer, size: int, stack: ExitStack) -> _Population:
-    store = open_store(server.url)
-    assert isinstance(store, RedisStore)
+def _populated(server: RedisServer, size: int, n: int, stack: ExitStack) -> _Population:
+    store = _opened(server)
     client = stack.enter_context(server.client())
     ids = [f"job-{number}" for number in range(size)]
     create_running(store, ids)
     for at in range(0, size, AT_ONCE):
         client.mset({f"bare:{job_id}": 0 for job_id in ids[at : at + AT_ONCE]})
-    return _Population(store, client, ids, count(1))
+    mixed = random.sample(ids, size)
+    workers = [_Worker(_opened(server), mixed[at : at + n]) for at in range(0, size, n)]
+    for worker in workers:
+        stack.callback(worker.store.close)
+    found = _Population(store, client, ids, cycle(workers), count(1))
+    for _ in range(2 * len(workers)):  # from then on each knows what it saved last
+        found.save()
+    return found
+
+
+def _opened(server: RedisServer) -> RedisStore:
+    store = open_store(server.url)
+    assert isinstance(store, RedisStore)
+    return store
 
 
 def _cost_of_saves(found: dict[str, _Population], n: int, plan: Plan) -> Figure:
     contestants: dict[str, Callable[[], float]] = {}
     for name, population in found.items():
-        contestants[f"save, {name}"] = partial(population.save, n)
-        contestants[f"SET, {name}"] = partial(population.set, n)
+        contestants[f"save, {name}"] = population.save
+        contestants[f"SET, {name}"] = population.set
     took = interleaved(plan.rounds_or(40), contestants)
     saves = ratios(took["save, many"], took["save, few"])
     sets = ratios(took["SET, many"], took["SET, few"])

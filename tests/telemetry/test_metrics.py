@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.processes import PERFORM, PRELUDE, Children, count, until
 from tests.telemetry.scrapes import Samples, Watch, check_conserved, scraped, value
 from tracedjobs import Context, Runtime, job
+from tracedjobs._core.records import Position, Save, StepRecord
 from tracedjobs.errors import JobRunningError, StoreUnavailableError
 from tracedjobs.telemetry import collector
 from tracedjobs.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS, OF_EACH_JOB, PREFIX
@@ -24,6 +25,9 @@ from tracedjobs.testing import interrupt_after, interrupt_during
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+AT_THE_END: Final = Position("rows", "10", 10, 10, None, 1.0)
 
 
 @job(name="metrics:walk", resume_delay=0)
@@ -316,6 +320,36 @@ def runtime(store_url: str, request: pytest.FixtureRequest) -> Iterator[Runtime]
         pytest.skip("it is private to its process")
     with Runtime(store_url) as made:
         yield made
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_items_of_a_step_whose_completion_got_no_answer_count_on(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    complete, watch = runtime.store.complete_step, Watch()
+
+    def unanswered(job_id: str, token: str, step: StepRecord, **named: Any) -> bool:
+        if step.name == "first":
+            return complete(job_id, token, step, **named)
+        assert runtime.store.save_one(Save(job_id, token, 10**6 + 500, 30.0, AT_THE_END, 1.0))
+        watch.see(scraped(runtime))
+        if written:
+            complete(job_id, token, step, **named)
+        raise KeyboardInterrupt
+
+    job_id = runtime.submit(walk, 10, fails=False)
+    monkeypatch.setattr(runtime.store, "complete_step", unanswered)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.perform(job_id)
+    monkeypatch.undo()
+    samples = scraped(runtime)
+    watch.see(samples)
+    assert value(samples, "items_processed_total") == 10
+    assert runtime.perform(job_id).ok
+    samples = scraped(runtime)
+    watch.see(samples)
+    assert value(samples, "items_processed_total") == 10
+    check_conserved(samples, runtime.list())
 
 
 def test_the_page_lists_every_metric_with_its_labels() -> None:

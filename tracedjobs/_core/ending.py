@@ -71,6 +71,11 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
                 # Refused if the completion got through, for it has a higher number: then the state
                 # after the step is there, and this one is from before.
                 yield Ask(lambda: run.store.save_one(run.take_save()))
+                stored = yield Ask(lambda: run.store.load(run.record.id))
+                if isinstance(stored, Stored) and _stands_in_step(run, stored):
+                    known, head = stored, stored.job
+                    change = _end(run, known, final, pending, stands=True)
+                    tried.add(change.columns["saved_seq"])
             if (yield Ask(lambda change=change: run.store.change(change))):  # type: ignore[misc]  # a default binds
                 break
             stored = yield Ask(lambda: run.store.load(run.record.id))
@@ -105,6 +110,11 @@ def finish(run: Run, ending: Ending) -> Flow[Outcome]:
     return _outcome(run, final)
 
 
+def _stands_in_step(run: Run, stored: Stored) -> bool:
+    """Whether the completion that the run asked for has not got through so far."""
+    return stored.job.token == run.token and len(stored.steps) == len(run.progress.order)
+
+
 def _tell_lost_lease(run: Run, pending: tuple[Count, ...] = ()) -> Flow[None]:
     if not run.recorded:
         _tell_step_end(run)
@@ -124,7 +134,19 @@ def _with_wish(ending: Ending, wish: str | None) -> Ending:
     return replace(ending, status=Status.PAUSED, reason="paused")
 
 
-def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) -> Change:
+def _end(
+    run: Run,
+    known: Stored,
+    ending: Ending,
+    pending: tuple[Count, ...],
+    *,
+    stands: bool = False,
+) -> Change:
+    """The change that ends the run.
+
+    A run that was `completing` its step does not know whether it has. Where it stands in it, as
+    `known` says, the items so far are counted here, unless the completion gets through after all.
+    """
     head, now = known.job, run.store.time()
     position, state = _last_position(run)
     columns: dict[str, object] = {
@@ -144,6 +166,10 @@ def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) ->
         if state is not None:
             columns["state"] = state
         columns["counted"] = 0 if position is None else position.items
+    counted_at = None if run.completing else position
+    if stands:
+        counted_at = head.position
+        columns["counted"] = 0 if counted_at is None else counted_at.items
     if run.has_kept_stall:
         columns["stall"] = None  # it is over
     if ending.status is Status.INTERRUPTED:
@@ -159,7 +185,7 @@ def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) ->
         reason=ending.reason,
         started_at=run.started_at,
         now=now,
-        position=None if run.completing else position,
+        position=counted_at,
         counted=run.counted,
     )
     if run.stop_seen_at is not None:
@@ -168,6 +194,7 @@ def _end(run: Run, known: Stored, ending: Ending, pending: tuple[Count, ...]) ->
         job_id=head.id,
         revision=head.revision,
         columns=columns,
+        if_lease_until=head.lease_until if stands else None,
         if_token=run.token,
         close_run=RunEnd(
             run.number, str(ending.status), ending.reason, now, left_text(position, run.number)

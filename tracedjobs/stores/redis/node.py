@@ -27,9 +27,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from tracedjobs._core.clock import boot_time
+from tracedjobs.stores.redis.wire import Packed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tracedjobs.stores.redis.wire import Words
 
 __all__ = ["Node", "Sent"]
 
@@ -104,7 +107,7 @@ class Node:
         }
         self._timeout = timeout
 
-    def send(self, commands: Sequence[Sequence[str | int]]) -> Sent:
+    def send(self, commands: Sequence[Words]) -> Sent:
         """Send the commands; their replies are to be received."""
         try:
             connection = self._connection()
@@ -112,7 +115,7 @@ class Node:
             self.failed_at = boot_time()
             return Sent(len(commands), None, error)
         try:
-            connection.send_packed_command([_on_the_wire(commands)], False)  # noqa: FBT003 - theirs
+            connection.send_packed_command([_packed(commands)], False)  # noqa: FBT003 - theirs
         except (RedisError, OSError) as error:
             self._drop(connection)
             return Sent(len(commands), None, error)
@@ -157,7 +160,7 @@ class Node:
         if sent.connection is not None:
             self._drop(sent.connection)
 
-    def run(self, *commands: Sequence[str | int]) -> list[Any]:
+    def run(self, *commands: Words) -> list[Any]:
         """Send and receive."""
         return self.receive(self.send(commands))
 
@@ -244,3 +247,9 @@ def _encoded(word: str | int) -> bytes:
 def is_away(reply: object) -> bool:
     """Whether no answer came: the server, or the way to it, is gone."""
     return isinstance(reply, (RedisConnectionError, RedisTimeoutError, OSError))
+
+
+def _packed(commands: Sequence[Words]) -> bytes:
+    return b"".join(
+        each.text.encode() if type(each) is Packed else _on_the_wire([each]) for each in commands
+    )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.first_run import FirstRun
 
 __all__ = [
+    "AS_ITEMS",
     "UNTOUCHED",
     "VERSION_START",
     "Found",
@@ -49,6 +50,7 @@ __all__ = [
     "name_text",
     "pack_list",
     "packed",
+    "packed_place",
     "packed_position",
     "read_begun",
     "read_end_entry",
@@ -63,6 +65,8 @@ COMPACT: Final = 64
 """Bytes: the default of `hash-max-listpack-value`."""
 SPILLED: Final = "#"
 """Begins a field whose text is in a key of its own."""
+AS_ITEMS: Final = "="
+"""The field of a cursor that is the number of items, as offsets are: so it stays as they move."""
 OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "entered")
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
@@ -158,16 +162,33 @@ def packed_position(position: Position | None, progressed_at: float | None) -> P
     return _packed(position.cursor, position.items, opened, progressed_at)
 
 
+def packed_place(position: Position | None, progressed_at: float | None) -> tuple[str, str] | None:
+    """Of what a save writes, cursor and tail; `None` where that is not all, for a long cursor."""
+    progressed = _progressed(progressed_at)
+    if position is None:
+        return "null", f"0 {progressed}"
+    items, cursor = str(position.items), position.cursor
+    if _is_long(cursor):
+        return None
+    return AS_ITEMS if cursor == items else cursor, f"{items} {progressed}"
+
+
+def _progressed(at: float | None) -> str:
+    return "-" if at is None else repr(float(at))
+
+
 def _packed(
     cursor: str, items: int, opened: tuple[object, ...], progressed: float | None
 ) -> Packed:
     spilled_cursor = ""
-    if _is_long(cursor):
+    if cursor == str(items):
+        cursor = AS_ITEMS
+    elif _is_long(cursor):
         cursor, spilled_cursor = SPILLED, cursor
     open_text, spilled_open = _packed_open(opened)
     return Packed(
         items=str(items),
-        progressed="-" if progressed is None else repr(float(progressed)),
+        progressed=_progressed(progressed),
         cursor=cursor,
         open=open_text,
         spilled_cursor=spilled_cursor,
@@ -261,7 +282,7 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
         lease_until=int(lease) / 1e6,
         items=int(items),
         progressed_at=None if progressed == "-" else float(progressed),
-        cursor=spilled_cursor if cursor == SPILLED else cursor,
+        cursor={SPILLED: spilled_cursor, AS_ITEMS: items}.get(cursor, cursor),
         state=state,
         meter=meter,
         counted=int(counted or 0),

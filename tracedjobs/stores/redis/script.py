@@ -6,6 +6,10 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tracedjobs.stores.redis.wire import Words
 
 __all__ = ["Command", "Script", "call", "script"]
 
@@ -19,12 +23,11 @@ class Script:
     sha: str
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command for the server that has the shard; `script` is the one it runs, if it does."""
 
     shard: int
-    words: tuple[str | int, ...]
+    words: Words
     script: Script | None = None
     writes: bool = False
 

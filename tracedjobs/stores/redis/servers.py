@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tracedjobs.stores.redis.address import Address
     from tracedjobs.stores.redis.script import Command, Script
+    from tracedjobs.stores.redis.wire import Words
 
 __all__ = ["Servers"]
 
@@ -169,7 +170,7 @@ class Servers:
         found: list[tuple[Node, list[int], list[Any]]] = []
         try:
             for node, indexes in groups:
-                words: list[Sequence[str | int]] = []
+                words: list[Words] = []
                 meant: list[int | None] = []
                 for which, script in list(unknown):
                     if which is node:
@@ -217,7 +218,7 @@ class Servers:
             del asking[index]
         return found
 
-    def _waits(self) -> list[Sequence[str | int]]:
+    def _waits(self) -> list[Words]:
         limit = max(int(self._timeout * 500), 1)
         if self._address.waitaof:
             return [("WAITAOF", 1, self._address.wait, limit)]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.counting import BUCKETS, OTHER
 from tracedjobs._core.records import (
-    LOST_GAP,
     Change,
     Count,
     JobRecord,
@@ -49,7 +48,6 @@ from tracedjobs.stores.redis.packing import (
     name_text,
     pack_list,
     packed,
-    packed_position,
     read_begun,
     read_end_entry,
     read_found,
@@ -57,6 +55,7 @@ from tracedjobs.stores.redis.packing import (
     to_micros,
     total_field,
 )
+from tracedjobs.stores.redis.saving import LastSaves
 from tracedjobs.stores.redis.script import Command, call
 from tracedjobs.stores.redis.servers import Servers
 from tracedjobs.stores.redis.settings import warn_of_settings
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
 
     from tracedjobs._core.first_run import FirstRun
     from tracedjobs.stores.base import Saved
+    from tracedjobs.stores.redis.saving import Part
 
 __all__ = ["RedisStore"]
 
@@ -78,8 +78,6 @@ MANY_NAMES: Final = 10_000
 """Step names that a process remembers, those included that are not told apart."""
 ESTIMATE_AGE: Final = 10.0
 """Seconds for which the number of steps of a job name is taken for what it was."""
-GROUP: Final = 64
-"""Saves in one script at most: no other client waits longer for the server."""
 _WAITS: Final = " ".join(repr(float(bound)) for bound in BUCKETS["queue_wait"])
 T = TypeVar("T")
 Entry = tuple[int, str]
@@ -94,6 +92,7 @@ class RedisStore:
         self.url = address.url
         self._address = address
         self._keys = Keys(address.prefix)
+        self._last_saves = LastSaves(self._keys)
         self._servers: Servers | None = None
         self._closed = False
         self._checked = False
@@ -222,6 +221,7 @@ class RedisStore:
         shard = shard_of(old.id)
         added = self._added(change.counts, shard)
         keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
+        self._last_saves.forget(old.id)
         made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
         if made and change.columns.get("status") is Status.COMPLETED:
             self._count_steps(new.name, steps)
@@ -229,36 +229,43 @@ class RedisStore:
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, Saved]:
         """See `Store.save`."""
-        groups: dict[tuple[int, float], list[Save]] = {}
-        for save in saves:
-            groups.setdefault((shard_of(save.job_id), save.lease_ttl), []).append(save)
-        parts = [
-            (shard, group[at : at + GROUP])
-            for (shard, _), group in groups.items()
-            for at in range(0, len(group), GROUP)
-        ]
-        replies = self._run([self._save_command(shard, group) for shard, group in parts])
-        if replies and all(isinstance(reply, StoreError) for reply in replies):
-            raise replies[0]
-        answer: dict[str, tuple[str | None, str | None] | StoreError] = {}
-        for (shard, group), reply in zip(parts, replies, strict=True):
-            if isinstance(reply, StoreError):
-                answer |= dict.fromkeys((save.job_id for save in group), reply)
-                continue
-            self._note_time(shard, reply[0])
-            for save, found in zip(group, reply[1:], strict=True):
-                if found is not None:
-                    answer[save.job_id] = _read_saved(save, found)
+        answer: dict[str, Saved] = {}
+        refused = self._save_all(self._last_saves.parts(saves), answer)
+        if refused:
+            self._save_all(self._last_saves.parts(refused, whole=True), answer)
         return answer
+
+    def _save_all(self, parts: Sequence[Part], answer: dict[str, Saved]) -> list[Save]:
+        """Send them, and note what is answered; the saves that are to be made whole."""
+        replies = self._run([part.command for part in parts])
+        if replies and not answer and all(isinstance(reply, StoreError) for reply in replies):
+            raise replies[0]
+        refused: list[Save] = []
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, StoreError):
+                answer.update(dict.fromkeys((save.job_id for save in part.saves), reply))
+                continue
+            self._note_time(part.command.shard, self._last_saves.time(part, reply))
+            for save, saved, told in self._last_saves.read(part, reply):
+                if told is not None:
+                    answer[save.job_id] = told
+                elif not (saved or part.whole):
+                    refused.append(save)
+        return refused
 
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""
-        shard = shard_of(save.job_id)
-        (reply,) = self._run([self._save_command(shard, [save])])
-        if isinstance(reply, StoreError):
-            raise reply
-        self._note_time(shard, reply[0])
-        return reply[1] is not None and reply[1].startswith("+")
+        for whole in (False, True):
+            part = self._last_saves.part(save, whole=whole)
+            (reply,) = self._run([part.command])
+            if isinstance(reply, StoreError):
+                raise reply
+            self._note_time(part.command.shard, self._last_saves.time(part, reply))
+            if any(saved for _, saved, _ in self._last_saves.read(part, reply)):
+                return True
+            if part.whole:
+                break
+        return False
 
     def complete_step(
         self,
@@ -273,6 +280,7 @@ class RedisStore:
         counts: Sequence[Count] = (),
     ) -> bool:
         """See `Store.complete_step`."""
+        self._last_saves.forget(job_id)
         shard = shard_of(job_id)
         start = self._keys.at(shard, "")
         keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
@@ -519,21 +527,6 @@ class RedisStore:
             raise reply
         return reply
 
-    def _save_command(self, shard: int, saves: Sequence[Save]) -> Command:
-        keys = [self._keys.leases(shard)]
-        start = self._keys.at(shard, "j:")
-        args: list[str | int] = [to_micros(saves[0].lease_ttl), len(start.encode()), LOST_GAP]
-        for save in saves:
-            texts = packed_position(save.position, save.progressed_at)
-            keys.append(start + save.job_id)
-            spills = {"o": texts.spilled_open, "x": texts.spilled_cursor, "z": save.state}
-            spilled = {part: text for part, text in spills.items() if text}
-            keys += [self._keys.at(shard, f"{part}:{save.job_id}") for part in spilled]
-            args += (save.token, save.seq, texts.tail, texts.cursor, texts.open)
-            args += ("".join(spilled), save.meter or "")
-            args += spilled.values()
-        return call("save", shard, keys, args, writes=True)
-
     def find(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
         """Those jobs, with or without their steps, runs and controls."""
         replies = self.answers(
@@ -681,17 +674,8 @@ class RedisStore:
             node.note_time(round(now * 1e6))
         return now
 
-    def _note_time(self, shard: int, micros: str) -> None:
+    def _note_time(self, shard: int, micros: str | int) -> None:
         self._connected().node(shard).note_time(micros)
-
-
-def _read_saved(save: Save, found: str) -> tuple[str | None, str | None] | StoreError:
-    if found.startswith("+"):
-        return save.token, found[1:] or None
-    if found.startswith("-"):
-        token, _, wish = found[1:].partition(" ")
-        return token or None, wish or None
-    return StoreError(f"The job {save.job_id} is damaged: {found[1:]}")
 
 
 def _pairs(reply: Sequence[str]) -> list[Entry]:

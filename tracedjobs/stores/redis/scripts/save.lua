@@ -1,18 +1,20 @@
 -- Saves the positions of some runs of one shard and renews their leases, each behind its own fence.
 -- KEYS: leases, then of each job its hash, and the keys of what it spills
 -- ARGV: lease in µs, length of a hash's key before the id, the leap of seq that only a step's
---       completion makes, then of each job token, seq, items and progress, cursor, open step, which texts follow for keys of their own (of 'o' the open
---       step, 'x' the cursor, 'z' the state), and the meter ('' where it has not changed)
--- Returns the server's time, then of each job '+' and its wish where it was saved, '-', its token
+--       completion makes, then of each job token, seq, items and progress, cursor, open step, which
+--       texts follow for keys of their own (of 'o' the open step, 'x' the cursor, 'z' the state),
+--       and the meter ('' where it has not changed)
+-- Returns the end of the leases, then of each job '+' and its wish where it was saved, '-', its token
 -- and its wish where it was refused, '!' and the error where it is damaged, false where it is gone.
--- This is the hot path: the entry in the index of leases moves only when the lease comes into
--- another third, the true end is in the hash; the open step is written when it is another one.
+-- The entry in the index of leases moves only when the lease comes into another third, the true end
+-- is in the hash; the open step is written when it is another one. Most saves are made by
+-- advance.lua, which does the same where nothing has changed but the position.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local ttl, leap = tonumber(ARGV[1]), tonumber(ARGV[3])
 local ends = string.format('%.0f', now + ttl)
 local third = math.floor((now + ttl) * 3 / ttl)
-local answer = {string.format('%.0f', now)}
+local answer = {ends}
 local key, at = 2, 4
 while key <= #KEYS do
   local hash, spills = KEYS[key], ARGV[at + 5]

@@ -268,7 +268,8 @@ class Fleet:
     def _submit(self, more: int) -> None:
         """Submit more jobs, and again those that a crash of the server may have lost."""
         for _ in range(more):
-            self.jobs.append(f"job-{self._chance.randrange(10**9)}")
+            # Each its own: of ten thousand from one range two are the same once in twenty times.
+            self.jobs.append(f"job-{len(self.jobs) * 10**6 + self._chance.randrange(10**6)}")
         for job_id in self.jobs[-more:] if more else self.jobs:
             seed = int(job_id.partition("-")[2])
             job = JOBS[make_plan(seed).job_name]

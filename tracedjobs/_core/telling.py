@@ -138,13 +138,14 @@ def tell_saved(run: Run, save: Save) -> bool:
     if position is None or position == run.told:
         return False
     run.told = position
-    tell_later(
-        run.record,
-        "job_cursor_advanced",
-        step=position.step,
-        cursor=position.cursor,
-        items=position.items,
-        total=position.total,
-        duration_s=run.store.time() - position.started_at,
-    )
+    if events.listened():
+        tell_later(
+            run.record,
+            "job_cursor_advanced",
+            step=position.step,
+            cursor=position.cursor,
+            items=position.items,
+            total=position.total,
+            duration_s=run.store.time() - position.started_at,
+        )
     return True

@@ -83,13 +83,12 @@ class Watcher:
             self._step = position.step
             self._estimator = Estimator()
         self._estimator.feed(position.done, now)
-        entered = Entered.read(position.entered)
-        if (
-            not self._stalls
-            and entered is not None
-            and is_stalled(progressed_age=now - self._moved_at, stall_after=entered.stall_after)
-        ):
-            self._begin_stall(position)
+        if now > self._moved_at and not self._stalls:
+            entered = Entered.read(position.entered)
+            if entered is not None and is_stalled(
+                progressed_age=now - self._moved_at, stall_after=entered.stall_after
+            ):
+                self._begin_stall(position)
         self.time_left = (
             None if self._stalls else self._estimator.time_left(position.done, position.total)
         )

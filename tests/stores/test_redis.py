@@ -19,6 +19,7 @@ from tests.stores.redis_proxies import certificates, running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
 from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.clock import wall_time
+from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
     Change,
@@ -34,7 +35,7 @@ from tracedjobs.stores.redis import RedisStore
 from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.keys import SHARDS, shard_of
 from tracedjobs.stores.redis.node import Node
-from tracedjobs.stores.redis.packing import HEAD, IN_HASH
+from tracedjobs.stores.redis.packing import IN_HASH, LATER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,7 +301,7 @@ def test_a_replica_whose_indexes_cannot_be_cleaned_is_read_all_the_same(prefix: 
 
 
 def test_every_column_of_a_job_has_its_place_once() -> None:
-    names = [*HEAD, *IN_HASH]
+    names = ["name", *SUBMITTED, *LATER, *IN_HASH]
     assert sorted(names) == sorted(JobRecord.__slots__)
 
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -54,7 +54,6 @@ def a_listener() -> OtelLogEvents:
     return OtelLogEvents(OwnLoggerProvider(resource, []))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(EVENTS, PLACES)
 @example(Event("same", {"a": 1, "b": True, "c": 1.0, "d": 0, "e": False, "f": -0.0, "g": ""}), None)
 @example(Event("large", {"a": 1 << 62, "b": -(1 << 63), "c": 1 << 63, "d": "x" * 5000}), None)
@@ -67,7 +66,7 @@ def test_they_are_those_that_opentelemetry_writes(event: Event, place: Place | N
         told = (event, _attributes(event), place)  # type: ignore[assignment]  # the second of three
     written = listener.written(*told)
     assert written is not None
-    request = listener.around().request([written, written])
+    request = listener.request([written, written])
     theirs = encode_logs([listener.readable(*told)] * 2)
     assert ExportLogsServiceRequest.FromString(request) == theirs
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from tracedjobs._core import counting
 from tracedjobs._core.records import JOB_COLUMNS, Change, JobRecord, RunRecord, Status, Stored
 
-__all__ = ["SUBMITTED", "FirstRun", "is_new"]
+__all__ = ["SUBMITTED", "FirstRun"]
 
 SUBMITTED: Final = (
     # The columns that a submission sets. All others stand at their defaults until something
@@ -35,7 +35,7 @@ _LATER: Final = tuple(
 )
 
 
-def is_new(stored: Stored) -> bool:
+def _is_new(stored: Stored) -> bool:
     """Whether nothing has happened to the job since it was submitted."""
     job = stored.job
     return not (stored.steps or stored.runs or stored.controls) and all(
@@ -76,7 +76,7 @@ class FirstRun(NamedTuple):
     def change(self, stored: Stored) -> Change | None:
         """The change that begins it; `None` where the job is another's, or not new."""
         job = stored.job
-        if job.name != self.job_name or not is_new(stored):
+        if job.name != self.job_name or not _is_new(stored):
             return None
         return Change(
             job.id,

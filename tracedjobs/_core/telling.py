@@ -17,11 +17,19 @@ from tracedjobs import events
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
-    from tracedjobs._core.records import JobRecord, Save, StepRecord
+    from tracedjobs._core.records import JobRecord, Position, Save, StepRecord
     from tracedjobs._core.run import Run
     from tracedjobs._core.step import Step
 
-__all__ = ["tell", "tell_in_order", "tell_later", "tell_saved", "tell_skipped", "tell_step"]
+__all__ = [
+    "tell",
+    "tell_in_order",
+    "tell_later",
+    "tell_saved",
+    "tell_skipped",
+    "tell_step",
+    "told_of",
+]
 
 MOST: Final = 10_000
 """Events that wait to be told; of more the oldest are dropped, which one line says."""
@@ -93,6 +101,16 @@ def tell_in_order(job: JobRecord, event: str, **payload: object) -> None:
         _teller.tell(job, event, payload)
 
 
+def told_of(position: Position) -> dict[str, object]:
+    """What every event of a step says of where that stands."""
+    return {
+        "step": position.step,
+        "cursor": position.cursor,
+        "items": position.items,
+        "total": position.total,
+    }
+
+
 def tell(run: Run, event: str, **payload: object) -> None:
     """Tell of the run."""
     events.notify_of(run.record, event, **payload)
@@ -107,16 +125,7 @@ def tell_step(run: Run, event: str, step: Step, **payload: object) -> None:
         seconds = run.store.time() - step.started_at
     except StoreError:  # it was closed, and tells the time no more
         seconds = None
-    events.notify_of(
-        run.record,
-        event,
-        step=step.name,
-        cursor=position.cursor,
-        items=position.items,
-        total=position.total,
-        duration_s=seconds,
-        **payload,
-    )
+    events.notify_of(run.record, event, **told_of(position), duration_s=seconds, **payload)
 
 
 def tell_skipped(run: Run, done: StepRecord) -> None:
@@ -142,10 +151,7 @@ def tell_saved(run: Run, save: Save) -> bool:
         tell_later(
             run.record,
             "job_cursor_advanced",
-            step=position.step,
-            cursor=position.cursor,
-            items=position.items,
-            total=position.total,
+            **told_of(position),
             duration_s=run.store.time() - position.started_at,
         )
     return True

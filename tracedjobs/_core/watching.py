@@ -15,7 +15,7 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.estimate import Estimator
 from tracedjobs._core.records import Change, Entered, Position, Save
 from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
-from tracedjobs._core.telling import tell_in_order, tell_later
+from tracedjobs._core.telling import tell_in_order, tell_later, told_of
 from tracedjobs.errors import StoreError, TracedJobsError
 
 if TYPE_CHECKING:
@@ -117,10 +117,7 @@ class Watcher:
         tell(
             self._run.record,
             "job_stall_ended",
-            step=at.step,
-            cursor=at.cursor,
-            items=at.items,
-            total=at.total,
+            **told_of(at),
             duration_s=boot_time() - seen.moved_at,
             stack=list(seen.stall.stack),
         )
@@ -136,10 +133,7 @@ class Watcher:
         tell_later(
             run.record,
             "job_stalled",
-            step=position.step,
-            cursor=position.cursor,
-            items=position.items,
-            total=position.total,
+            **told_of(position),
             duration_s=boot_time() - self._moved_at,
             stack=list(stack),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tracedjobs._core.records import RECORD_VERSION
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         Survey,
     )
 
-__all__ = ["LONGEST_CLAIM", "STEP_NAMES", "Saved", "Store"]
+__all__ = ["LONGEST_CLAIM", "STEP_NAMES", "Saved", "Store", "written_by_newer"]
 
 STEP_NAMES: Final = 100
 LONGEST_CLAIM: Final = 3600.0
@@ -33,6 +34,14 @@ LONGEST_CLAIM: Final = 3600.0
 
 Saved = tuple[str | None, str | None] | StoreError
 """The token and the wish that a job has now; or why its save failed, where others did not."""
+
+
+def written_by_newer(job_id: object, version: object) -> StoreError:
+    """The error for a record of a version that this tracedjobs does not know."""
+    return StoreError(
+        f"The job {job_id} was written by a newer tracedjobs (record version {version}; this one "
+        f"reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not changed."
+    )
 
 
 class Store(Protocol):

@@ -40,7 +40,7 @@ from tracedjobs._core.records import (
 )
 from tracedjobs._core.trace import FLAGS_AT
 from tracedjobs.errors import InvalidTransitionError, StoreError
-from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
+from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES, written_by_newer
 from tracedjobs.stores.sqlite_connection import Connection, Migration, shipped_migrations
 
 if TYPE_CHECKING:
@@ -471,12 +471,7 @@ def _job(row: tuple[object, ...]) -> JobRecord:
     values = dict(zip(JOB_COLUMNS, row, strict=True))
     version = values["version"]
     if not isinstance(version, int) or version > RECORD_VERSION:
-        msg = (
-            f"The job {values['id']} was written by a newer tracedjobs (record version {version}; "
-            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
-            f"changed."
-        )
-        raise StoreError(msg)
+        raise written_by_newer(values["id"], version)
     values["status"] = Status(str(values["status"]))
     return JobRecord(**values)  # type: ignore[arg-type]  # the schema holds their types
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadWriteLogRecord
     from opentelemetry.sdk._logs.export import LogRecordExporter
 
-    from tracedjobs.telemetry.otlp_records import Around
-
 __all__ = ["Batches", "Maker", "OwnLoggerProvider"]
 
 DELAY: Final = 1000
@@ -60,8 +58,8 @@ class Maker(Protocol):
         """The same as OTLP's message; `None` where only the record will do."""
         ...
 
-    def around(self) -> Around:
-        """What is around all of its records."""
+    def request(self, records: Sequence[OtlpRecord]) -> bytes:
+        """Such messages as they are sent, with what is around all of its records."""
         ...
 
 
@@ -190,7 +188,7 @@ class Batches(LogRecordProcessor):
             if record is None:
                 return False
             written.append(record)
-        return take(maker.around().request(written))
+        return take(maker.request(written))
 
     def _made(self, record: ReadableLogRecord | tuple[Any, ...]) -> ReadableLogRecord:
         if isinstance(record, ReadableLogRecord):

@@ -22,11 +22,13 @@ from tracedjobs.telemetry.levels import level_of
 from tracedjobs.telemetry.places import place_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord as OtlpRecord
+    from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
     from opentelemetry.sdk._logs import Logger
 
-    from tracedjobs.telemetry.otlp_records import Around
     from tracedjobs.telemetry.places import Place
 
 __all__ = [
@@ -71,7 +73,7 @@ class OtelLogEvents:
         self._logger = provider.get_logger("tracedjobs")
         self._own = provider if isinstance(provider, OwnLoggerProvider) else None
         self._most = 0 if self._own is None else _most_attributes(self._own)
-        self._around: Around | None = None
+        self._around: ResourceLogs | None = None
 
     def emit(self, event: Event) -> None:
         """Log it."""
@@ -119,13 +121,13 @@ class OtelLogEvents:
 
         return otlp_records.written(event, attributes, place, most=self._most)
 
-    def around(self) -> Around:
-        """See `Maker.around`."""
+    def request(self, records: Sequence[OtlpRecord]) -> bytes:
+        """See `Maker.request`."""
         from tracedjobs.telemetry import otlp_records  # noqa: PLC0415 - of [otlp]
 
         if self._around is None:
-            self._around = otlp_records.Around.of_logs(self.readable(Event("around", {}), {}, None))
-        return self._around
+            self._around = otlp_records.around(self.readable(Event("around", {}), {}, None))
+        return otlp_records.request(self._around, records)
 
 
 def _most_attributes(provider: OwnLoggerProvider) -> int:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import starmap
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from tracedjobs.events import Event, SourceLocation
 from tracedjobs.telemetry.levels import level_of
 from tracedjobs.telemetry.otel_logs import (
     SEVERITIES,
@@ -30,35 +29,31 @@ if TYPE_CHECKING:
     from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
     from opentelemetry.sdk._logs import ReadableLogRecord
 
+    from tracedjobs.events import Event, SourceLocation
     from tracedjobs.telemetry.places import Place
 
-__all__ = ["Around", "written"]
+__all__ = ["around", "request", "written"]
 
 LONGEST_KEPT: Final = 128
 """Characters of a text of which it is remembered how it is written."""
 
 
-class Around(NamedTuple):
-    """What is around the records of a request: their resource and scope."""
+def around(record: ReadableLogRecord) -> ResourceLogs:
+    """What is around that record, as OpenTelemetry writes it: its resource and scope."""
+    from opentelemetry.exporter.otlp.proto.common._log_encoder import (  # noqa: PLC0415 - an extra
+        encode_logs,
+    )
 
-    resource_logs: ResourceLogs
+    (resource,) = encode_logs([record]).resource_logs
+    resource.scope_logs[0].ClearField("log_records")
+    return cast("ResourceLogs", resource)
 
-    @classmethod
-    def of_logs(cls, record: ReadableLogRecord) -> Around:
-        """What is around that record, as OpenTelemetry writes it."""
-        from opentelemetry.exporter.otlp.proto.common._log_encoder import (  # noqa: PLC0415 - an extra
-            encode_logs,
-        )
 
-        (resource,) = encode_logs([record]).resource_logs
-        resource.scope_logs[0].ClearField("log_records")
-        return cls(resource)
-
-    def request(self, records: Sequence[LogRecord]) -> bytes:
-        """All of it, as it is sent."""
-        request = ExportLogsServiceRequest(resource_logs=[self.resource_logs])
-        request.resource_logs[0].scope_logs[0].log_records.extend(records)
-        return cast("bytes", request.SerializeToString())
+def request(around: ResourceLogs, records: Sequence[LogRecord]) -> bytes:
+    """All of it, as it is sent."""
+    made = ExportLogsServiceRequest(resource_logs=[around])
+    made.resource_logs[0].scope_logs[0].log_records.extend(records)
+    return cast("bytes", made.SerializeToString())
 
 
 def written(
@@ -103,7 +98,7 @@ def _attributes(event: Event) -> list[KeyValue]:
             found.append(_kept(key, value))
     where = event.source_location
     if where is not None:
-        found += _place(where.filepath, where.lineno, where.label)
+        found += _place(where)
     return found
 
 
@@ -114,8 +109,8 @@ def _kept(key: str, value: str | bool | int) -> KeyValue:  # noqa: FBT001 - what
 
 
 @lru_cache(maxsize=256)
-def _place(filepath: str, lineno: int, label: str) -> tuple[KeyValue, ...]:
-    return tuple(starmap(_attribute, where_attributes(SourceLocation(filepath, lineno, label))))
+def _place(where: SourceLocation) -> tuple[KeyValue, ...]:
+    return tuple(starmap(_attribute, where_attributes(where)))
 
 
 @lru_cache(maxsize=1024)

@@ -44,6 +44,12 @@ class Keys:
         start = self.at(shard_of(job_id), "")
         return [f"{start}{part}:{job_id}" for part in _PARTS]
 
+    def of_completion(self, job_id: str, shard: int) -> list[str]:
+        """What the completion of a step writes: hash, steps and state, leases and totals."""
+        start = self.at(shard, "")
+        keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
+        return [*keys, f"{start}leases", f"{start}totals"]
+
     def part(self, job_id: str, part: str) -> str:
         """One key of a job: `j` its hash, `s` steps, `z` state, `o` open step, `x` cursor."""
         return self.at(shard_of(job_id), f"{part}:{job_id}")

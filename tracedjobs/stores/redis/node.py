@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from inspect import signature
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from redis.backoff import NoBackoff
@@ -27,7 +26,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.stores.redis.wire import Packed
+from tracedjobs.stores.redis.wire import on_the_wire
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +114,7 @@ class Node:
             self.failed_at = boot_time()
             return Sent(len(commands), None, error)
         try:
-            connection.send_packed_command([_packed(commands)], False)  # noqa: FBT003 - theirs
+            connection.send_packed_command([b"".join(map(on_the_wire, commands))], False)  # noqa: FBT003 - theirs
         except (RedisError, OSError) as error:
             self._drop(connection)
             return Sent(len(commands), None, error)
@@ -209,47 +208,6 @@ def _is_spent(connection: _Connection) -> bool:
         return True
 
 
-class _Lengths(dict[int, str]):
-    """How the length of a word is written; of a long one it is made each time."""
-
-    def __missing__(self, length: int) -> str:
-        return f"${length}"
-
-
-_LENGTHS: Final = _Lengths((length, f"${length}") for length in range(1024))
-
-
-def _on_the_wire(commands: Sequence[Sequence[str | int]]) -> bytes:
-    # redis-py's packer is for any kind of value, and takes three times as long: a change has eighty
-    # words. Here no line of Python is run for each of them, as long as all are ASCII.
-    lines: list[str] = []
-    for command in commands:
-        words = list(map(str, command))
-        lines.append(f"*{len(words)}")
-        lines += chain.from_iterable(
-            zip(map(_LENGTHS.__getitem__, map(len, words)), words, strict=True)
-        )
-    lines.append("")
-    text = "\r\n".join(lines)
-    if text.isascii():
-        return text.encode()
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        parts += (b"$%d\r\n%s\r\n" % (len(word), word) for word in map(_encoded, command))
-    return b"".join(parts)
-
-
-def _encoded(word: str | int) -> bytes:
-    return str(word).encode()
-
-
 def is_away(reply: object) -> bool:
     """Whether no answer came: the server, or the way to it, is gone."""
     return isinstance(reply, (RedisConnectionError, RedisTimeoutError, OSError))
-
-
-def _packed(commands: Sequence[Words]) -> bytes:
-    return b"".join(
-        each.text.encode() if type(each) is Packed else _on_the_wire([each]) for each in commands
-    )

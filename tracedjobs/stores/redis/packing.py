@@ -31,7 +31,7 @@ from tracedjobs._core.records import (
     Stored,
     TotalKey,
 )
-from tracedjobs.errors import StoreError
+from tracedjobs.stores.base import written_by_newer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +97,6 @@ LATER: Final = (
     "stall",
     "handed_at",
 )
-HEAD: Final = ("name", *SUBMITTED, *LATER)
 _SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
 _LATER_OF: Final = attrgetter(*LATER)
 # dataclasses.astuple copies every value, and takes ten times as long.
@@ -323,12 +322,7 @@ def _submitted(job_id: str, text: str) -> dict[str, Any]:
     if not isinstance(version, int):
         raise TypeError(f"{version!r} is no version")
     if version > RECORD_VERSION:
-        msg = (
-            f"The job {job_id} was written by a newer tracedjobs (record version {version}; "
-            f"this one reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not "
-            f"changed."
-        )
-        raise StoreError(msg)
+        raise written_by_newer(job_id, version)
     return dict(zip(SUBMITTED, columns, strict=False))
 
 

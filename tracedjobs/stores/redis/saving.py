@@ -6,7 +6,7 @@ short saves writes only where it finds what is known, and what it refuses is to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tracedjobs._core.records import LOST_GAP
 from tracedjobs.errors import StoreError
@@ -61,6 +61,10 @@ class _Known(NamedTuple):
     opened: tuple[object, ...]
 
 
+_Short: TypeAlias = "tuple[_Known, Save, Place]"
+"""What a short save is made from; the place is the one that it writes."""
+
+
 class Part(NamedTuple):
     """Saves of one shard in one script."""
 
@@ -90,17 +94,17 @@ class LastSaves:
 
     def parts(self, saves: Sequence[Save], *, whole: bool = False) -> list[Part]:
         """Those saves in as few scripts as there can be; `whole`: what was refused as short."""
-        groups: dict[tuple[int, int, int, str], list[tuple[_Known, Save, Place]]] = {}
+        groups: dict[tuple[int, int, int, str], list[_Short]] = {}
         others: dict[tuple[int, float], list[Save]] = {}
         for save in saves:
-            known = None if whole else self._goes_on(save)
-            place = known and packed_place(save.position, save.progressed_at)
-            if known is None or place is None:
+            short = None if whole else self._goes_on(save)
+            if short is None:
                 others.setdefault((shard_of(save.job_id), save.lease_ttl), []).append(save)
             else:
+                known, _, place = short
                 run, fields = known.run, _fields(known, save, place)
                 key = (run.shard, run.micros, known.ends * 3 // run.micros, fields)
-                groups.setdefault(key, []).append((known, save, place))
+                groups.setdefault(key, []).append(short)
         parts = [
             self._short(group[at : at + GROUP], fields)
             for (_, _, _, fields), group in groups.items()
@@ -115,11 +119,11 @@ class LastSaves:
 
     def part(self, save: Save, *, whole: bool = False) -> Part:
         """One save, as `parts` of many."""
-        known = None if whole else self._goes_on(save)
-        place = known and packed_place(save.position, save.progressed_at)
-        if known is None or place is None:
+        short = None if whole else self._goes_on(save)
+        if short is None:
             return self._whole(shard_of(save.job_id), [save])
-        return self._short([(known, save, place)], _fields(known, save, place))
+        known, _, place = short
+        return self._short([short], _fields(known, save, place))
 
     def read(
         self, part: Part, reply: str | Sequence[Any]
@@ -171,8 +175,8 @@ class LastSaves:
             *(word(str(micros)), word(save.token), word(str(len(start.encode())))),
         )
 
-    def _goes_on(self, save: Save) -> _Known | None:
-        """The save before it, where nothing but the place in the open step is another one."""
+    def _goes_on(self, save: Save) -> _Short | None:
+        """It with the one before it, where nothing but the place in the open step is another."""
         known = self._known.get(save.job_id)
         if (
             known is not None
@@ -182,11 +186,12 @@ class LastSaves:
             and not save.state
             and known.opened == _opened(save)
         ):
-            return known
+            place = packed_place(save.position, save.progressed_at)
+            return None if place is None else (known, save, place)
         return None
 
     @staticmethod
-    def _short(group: Sequence[tuple[_Known, Save, Place]], fields: str) -> Part:
+    def _short(group: Sequence[_Short], fields: str) -> Part:
         """A script of short saves, packed by hand: they are the most of all that is sent."""
         first = group[0][0]
         run = first.run

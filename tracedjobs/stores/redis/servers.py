@@ -158,9 +158,7 @@ class Servers:
         Those that were away last time come last, and together they are waited for no longer than
         one is.
         """
-        if len(groups) == 1 and not (
-            asking or unknown or self._address.wait or self._address.waitaof
-        ):
+        if len(groups) == 1 and not (asking or unknown or self._has_waits):
             # As nearly always: one server, and nothing to be sent beside the commands.
             ((node, indexes),) = groups
             return [(node, indexes, node.run(*[commands[index].words for index in indexes]))]

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.counting import BUCKETS, OTHER
+from tracedjobs._core.counting import BUCKET_LABELS, OTHER
 from tracedjobs._core.records import (
     Change,
     Count,
@@ -78,7 +78,7 @@ MANY_NAMES: Final = 10_000
 """Step names that a process remembers, those included that are not told apart."""
 ESTIMATE_AGE: Final = 10.0
 """Seconds for which the number of steps of a job name is taken for what it was."""
-_WAITS: Final = " ".join(repr(float(bound)) for bound in BUCKETS["queue_wait"])
+_WAITS: Final = " ".join(BUCKET_LABELS["queue_wait"][:-1])
 T = TypeVar("T")
 Entry = tuple[int, str]
 """Birth and id of a job: its place among all."""
@@ -282,9 +282,7 @@ class RedisStore:
         """See `Store.complete_step`."""
         self._last_saves.forget(job_id)
         shard = shard_of(job_id)
-        start = self._keys.at(shard, "")
-        keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
-        keys += (f"{start}leases", f"{start}totals")
+        keys = self._keys.of_completion(job_id, shard)
         args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
         args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts, shard)

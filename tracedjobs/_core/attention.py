@@ -17,11 +17,10 @@ __all__ = ["Attention"]
 
 
 class Attention:
-    """The reasons to stop, and the three ways in which loops see that there is one.
+    """The reasons to stop, and the two ways in which loops see that there is one.
 
-    With a reason, `attention` is true, `calm` no longer `int`, and `hot` released. A reason is
-    written first and the flag last, and whoever attends to it drops the flag first: so none is
-    lost, see `Run.attend`.
+    With a reason, `attention` is true and `hot` released. A reason is written first and the flag
+    last, and whoever attends to it drops the flag first: so none is lost, see `Run.attend`.
     """
 
     __slots__ = (
@@ -29,7 +28,6 @@ class Attention:
         "_away",
         "_wish",
         "attention",
-        "calm",
         "ended",
         "hot",
         "in_doubt",
@@ -53,7 +51,6 @@ class Attention:
         """When a stop was first asked for, on the boot clock."""
         self.hot: memoryview | None = None
         self.attention = False
-        self.calm: type[int] | None = int
 
     @property
     def stop_reason(self) -> str | None:
@@ -107,25 +104,21 @@ class Attention:
         self.want_attention()
 
     def want_attention(self) -> None:
-        """Have the job's thread look here before its next item.
-
-        Said in the three ways that the loops have of seeing it, each the cheapest in its place.
-        """
+        """Have the job's thread look here before its next item."""
         self.attention = True
-        self.calm = None
         self.cool()
 
-    def heated(self, numbers: memoryview) -> memoryview:
-        """`numbers`, for a loop that looks at nothing else.
+    def heated(self, view: memoryview) -> memoryview:
+        """`view`, one of a loop's own, for as long as it looks at nothing else.
 
         From when attention is wanted, writing to it raises `ValueError`.
         """
         self.cool()
-        self.hot = hot = numbers[:]
+        self.hot = view
         # Whoever wanted it before that line has not released it, but had set the flag.
         if self.attention:
-            hot.release()
-        return hot
+            view.release()
+        return view
 
     def cool(self) -> None:
         """Have nothing written any more to what is hot."""

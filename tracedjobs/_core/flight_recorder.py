@@ -83,6 +83,7 @@ __all__ = [
     "SLOTS",
     "Cell",
     "check_of",
+    "first_of",
     "forget_kept",
     "integers_of",
     "kept_cell",
@@ -125,6 +126,14 @@ BITS: Final = 64
 def private_numbers() -> memoryview:
     """The integers of a cell that is in no file."""
     return memoryview(bytearray(CELL)).cast("q")
+
+
+def first_of(numbers: memoryview) -> memoryview:
+    """The first of the integers, as a view without dimensions: it is set by `view[()] = value`.
+
+    That is a quarter cheaper than by an index, for there is none to be looked at.
+    """
+    return numbers[:1].cast("B").cast("q", shape=())
 
 
 def integers_of(numbers: list[int]) -> tuple[int, int]:

@@ -225,7 +225,7 @@ class Loop(Step, Generic[T]):
         # No async generator: one that is left by `break` is closed after the line that follows it.
         for at, item in self._places:
             try:
-                self._hot[0] = at
+                self._hot[()] = at
             except ValueError:
                 self._places = ()  # attention is wanted
                 break

@@ -23,15 +23,13 @@ from tracedjobs._core.options import checked_total
 from tracedjobs._core.waiting import drive, drive_async
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
 
 __all__ = ["PairsLoop"]
 
 T = TypeVar("T")
-IN_ORDER: Final = tuple(SLOTS)
+IN_ORDER: Final = tuple(range(len(SLOTS)))
 ALL_SLOTS: Final = slice(SLOTS.start, SLOTS.stop)
 ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * len(SLOTS)).cast("q")
 
@@ -119,7 +117,6 @@ class PairsLoop(Loop[T]):
         pairs = iter(opened)
         pair: Any = NOTHING
         after: Any = None
-        at = 0
         try:
             while True:
                 if pair is NOTHING:
@@ -135,41 +132,36 @@ class PairsLoop(Loop[T]):
                 given = self._as_given  # not for each int among others
                 self._move(after, count)
                 pair = NOTHING
-                try:
-                    # As long as cursors are ints that fit the slots, and nothing else is wanted.
-                    # Whatever is done at an item here costs all of them, even to enter a `try`.
-                    while given and self._as_given and numbers[AHEAD] and not run.attention:
-                        numbers[ALL_SLOTS] = ALL_EMPTY
-                        numbers[COUNT] = ~count
-                        at = 0
-                        for at, pair in zip(IN_ORDER, pairs):  # noqa: B905 - `strict` costs
+                # As long as cursors are ints that fit the slots, and nothing else is wanted.
+                if not given or not self._as_given or not numbers[AHEAD] or run.attention:
+                    continue
+                hot = run.heated(numbers[ALL_SLOTS])
+                while True:
+                    numbers[ALL_SLOTS] = ALL_EMPTY
+                    numbers[COUNT] = ~count
+                    at = -1
+                    for at, pair in zip(IN_ORDER, pairs):  # noqa: B905 - `strict` costs
+                        try:
                             item, after = pair
-                            if type(after) is not run.calm:  # not `int`, as a slot takes a bool
-                                break
-                            yield item
-                            numbers[at] = after
-                        else:
-                            if at != IN_ORDER[-1]:
-                                pair = END
-                                break
+                        except (TypeError, ValueError):
+                            self._refuse_pair(pair)
+                        if type(after) is not int:  # a slot takes a bool
+                            break
+                        yield item
+                        try:  # around this alone: what a signal's handler raises is not ours
+                            hot[at] = after
+                        except ValueError:  # attention is wanted, or it is too large for a slot
+                            self._move(self._stored_late(after), self.items + 1)
+                            pair = NOTHING  # noqa: PLW2901 - it is done
+                            break
+                    else:
+                        if at == IN_ORDER[-1]:
                             count += len(IN_ORDER)
                             numbers[count & 1] = after
                             numbers[COUNT] = count
-                            pair = NOTHING
                             continue
-                        break
-                except (TypeError, ValueError) as error:
-                    run.check()  # the run has ended: its numbers were released
-                    here = cast("TracebackType", error.__traceback__)
-                    if not at or numbers[at] != EMPTY or here.tb_next is not None:
-                        raise  # the source's own, or of a signal's handler
-                    try:
-                        _, after = pair
-                    except (TypeError, ValueError):
-                        self._refuse_pair(pair)
-                    # An int too large for the slots, whose item is done.
-                    self._move(self._stored((None, after)), self.items + 1)
-                    pair = NOTHING
+                        pair = END
+                    break
         except GeneratorExit:
             if not self._waiting:
                 self._in_hand = (after, self.items + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET
+from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET, first_of
 from tracedjobs._core.loop import PLACES, Loop
 from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError
@@ -118,7 +118,7 @@ class SequenceLoop(Loop[T]):
                 at += 1
                 if run.attention:
                     continue
-                hot = run.heated(numbers)
+                hot = run.heated(first_of(numbers))
                 if run.is_async:
                     self._hot = hot
                     self._places = enumerate(self._rest(at), at)
@@ -126,17 +126,18 @@ class SequenceLoop(Loop[T]):
                 elif plain:
                     for at in range(at, len(sequence)):  # noqa: B020 - where it stands
                         try:  # around this alone: what a signal's handler raises is not ours
-                            hot[0] = at
+                            hot[()] = at
                         except ValueError:
                             break
                         yield at  # type: ignore[misc]  # the items are ints
                 else:
-                    for at, item in enumerate(self._rest(at), at):  # noqa: B020 - as above
+                    for item in self._rest(at):
                         try:
-                            hot[0] = at
+                            hot[()] = at
                         except ValueError:
                             break
                         yield item
+                        at += 1
                 at = numbers[0] + 1
             numbers[0] = at
         except GeneratorExit:

@@ -19,7 +19,7 @@ from tracedjobs._core.waiting import DONE, drive, drive_async
 from tracedjobs.errors import InvalidStepError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from types import GeneratorType
 
     from tracedjobs._core.flight_recorder import Cell
@@ -75,6 +75,7 @@ class Loop(Step, Generic[T]):
         "_items",
         "_iterator",
         "_numbers",
+        "_offered",
         "_places",
         "_waiting",
     )
@@ -109,8 +110,9 @@ class Loop(Step, Generic[T]):
         # waiting for, so that an item costs one coroutine and no more; else the source's iterator.
         self._here: GeneratorType[T, None, None] | tuple[()] = ()
         # Some kinds leave the most of it to what needs no generator: offsets, as `_hot` takes them
-        # until attention is wanted, and their items.
-        self._places: Iterable[tuple[int, T]] = ()
+        # until attention is wanted, of items of a sequence, or that are the items.
+        self._places: Iterable[int] = ()
+        self._offered: Sequence[T] | None = None
         self._hot = NO_NUMBERS
         self._iterator: Any = None
         # Its way to the next one, where it is to be awaited and there are no transactions.
@@ -223,11 +225,13 @@ class Loop(Step, Generic[T]):
     async def __anext__(self) -> T:
         """The next item; the one before it is done."""
         # No async generator: one that is left by `break` is closed after the line that follows it.
-        for at, item in self._places:
+        for at in self._places:
             try:
+                # Where nothing is offered, the items are the offsets themselves.
+                item: T = at if self._offered is None else self._offered[at]  # type: ignore[assignment]
                 self._hot[()] = at
-            except ValueError:
-                self._places = ()  # attention is wanted
+            except (IndexError, ValueError):  # it has become shorter, or attention is wanted
+                self._places = ()
                 break
             return item
         for item in self._here:

@@ -121,7 +121,8 @@ class SequenceLoop(Loop[T]):
                 hot = run.heated(first_of(numbers))
                 if run.is_async:
                     self._hot = hot
-                    self._places = enumerate(self._rest(at), at)
+                    self._offered = None if plain else sequence
+                    self._places = iter(range(at, len(sequence)))
                     yield PLACES
                 elif plain:
                     for at in range(at, len(sequence)):  # noqa: B020 - where it stands

@@ -84,6 +84,7 @@ def _check_lines(sent: Sent, history: History, figures: Figures) -> None:
     """In the order in which they were written: one run after the other, each item in its turn."""
     last: Entry | None = None
     done = -1
+    may_redo = 0
     ended = False
     for entry in read_journal(sent.path):
         if last is None or entry.run != last.run:
@@ -92,7 +93,9 @@ def _check_lines(sent: Sent, history: History, figures: Figures) -> None:
             figures.runs += 1
             killed = last is not None and _was_killed(last, entry, history)
             figures.killed_runs += killed
-            may_redo = int(killed)
+            # The one after the killed run may be stopped before its first item: then it is the
+            # one after that which does the killed one's again.
+            may_redo = max(may_redo, int(killed))
         else:
             assert entry.pid == last.pid, f"{entry} beside {last}"
             assert entry.kind != "begin", f"run {entry.run} of {sent.job_id} began twice"

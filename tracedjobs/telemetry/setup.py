@@ -97,10 +97,10 @@ def flush() -> None:
     Also what the tracer provider holds: the spans of submissions are there, and the user's own.
     """
     if _tracing is not None:
-        _tracing.sender.flush()
         provider = api.get_tracer_provider()
-        if isinstance(provider, TracerProvider):
-            provider.force_flush()
+        # Its flush comes to `OfJobs`, and so to what jobs owe, unless others before took its time.
+        if not isinstance(provider, TracerProvider) or not provider.force_flush():
+            _tracing.sender.flush()
     if _logging is not None:
         _logging.flush()
 

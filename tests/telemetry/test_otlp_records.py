@@ -138,7 +138,7 @@ def test_a_collector_gets_them_from_opentelemetrys_own_exporter(
         exporters.append(OTLPLogExporter(collector.endpoint))
         return exporters[-1]
 
-    provider = OwnLoggerProvider(Resource({"service.name": "tests"}), [Logs(make, "Log records")])
+    provider = OwnLoggerProvider(Resource({"service.name": "tests"}), [Logs(make)])
     listener = OtelLogEvents(provider)
     for number in range(3):
         listener.emit(Event(f"{number}", {"number": number}))
@@ -170,7 +170,7 @@ def test_a_collector_gets_them_from_opentelemetrys_own_exporter(
 
 def test_other_exporters_are_given_records() -> None:
     exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]  # OpenTelemetry's
-    provider = OwnLoggerProvider(Resource({}), [Logs(lambda: exporter, "Log records")])
+    provider = OwnLoggerProvider(Resource({}), [Logs(lambda: exporter)])
     OtelLogEvents(provider).emit(Event("told", {"a": 1}))
     provider.force_flush()
     (record,) = exporter.get_finished_logs()

@@ -349,17 +349,16 @@ def _last_sign_of_life(store: Store, stored: Stored, left: Position | None) -> f
 
 def close_lost(tally: counting.Tally, store: Store, stored: Stored, taken: Takeover) -> RunEnd:
     """Count the end of a run that was found lost, and is taken over so; how it is closed."""
-    position = taken.position
-    left = _taken_up(stored, taken)
-    ended_at = _last_sign_of_life(store, stored, left)
+    position, run = _taken_up(stored, taken), stored.job.run
+    left = left_text(position, run)
+    ended_at = _last_sign_of_life(store, stored, position)
     counting.lost(
         tally,
         ended_at,
         stored.runs[-1].started_at if stored.runs else None,
-        None if position is None else position.step,
+        None if position is None or left is None else position.step,
     )
-    run = stored.job.run
-    return RunEnd(run, "lost", "lost", ended_at, left_text(left, run))
+    return RunEnd(run, "lost", "lost", ended_at, left)
 
 
 def _taken_up(stored: Stored, taken: Takeover) -> Position | None:

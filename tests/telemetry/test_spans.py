@@ -190,7 +190,7 @@ def test_a_receiver_that_is_away_has_everything_once_it_is_back(
     with Runtime(url, lease_ttl=2.0) as runtime:
         job_id = runtime.submit(traced, 3, 0.0, fails=False)
         said = children.start(WORK, url, job_id, env=env).ends()
-        assert said.count("Spans cannot be sent: ") == 1
+        assert said.count("Spans cannot be sent to http://") == 1
         with receiving("http/protobuf", port) as (receiver, _):
             sweeper = children.start(SWEEP, url, "none", env=env)
             _until_all_there(receiver, runtime, [job_id])
@@ -265,7 +265,7 @@ with Runtime("memory://") as runtime:
                 "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
                 "OTEL_LOGS_EXPORTER": "none",
             },
-            "Spans cannot be sent: ",
+            "Spans cannot be sent to http://127.0.0.1:9/v1/traces: ",
             True,
         ),
         (
@@ -275,7 +275,7 @@ with Runtime("memory://") as runtime:
                 "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
                 "OTEL_LOGS_EXPORTER": "none",
             },
-            "Spans cannot be sent: ",
+            "Spans cannot be sent to 127.0.0.1:9: ",
             True,
         ),
     ],

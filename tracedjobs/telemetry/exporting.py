@@ -77,14 +77,15 @@ class Trouble:
         self._failing: set[object] = set()
 
     def note(self, who: object, why: str | None) -> None:
-        """Say so when the first of them fails, and when the last of them works again."""
+        """Say so when the first of them fails, and when the last of them works again.
+
+        `why` begins with where it was to go, if that is known.
+        """
         there = bool(self._failing)
         if why is not None:
             self._failing.add(who)
             if not there:
-                _log.warning(
-                    "%s cannot be sent: %s. Jobs go on; it is tried again.", self._what, why
-                )
+                _log.warning("%s cannot be sent%s. Jobs go on; it is tried again.", self._what, why)
         else:
             self._failing.discard(who)
             if there and not self._failing:
@@ -154,13 +155,17 @@ def _untraced() -> Iterator[None]:
 
 
 def _attempt(lazy: _Lazy[T], export: Callable[[T], bool]) -> bool:
+    where = None
     with _untraced(), _quietly() as said:
         try:
-            worked = export(lazy.get())
+            exporter: Any = lazy.get()
+            where = getattr(exporter, "_endpoint", None)  # as OTLP's have it, and do not tell
+            worked = export(exporter)
             why = None if worked else " ".join((said or ["it was refused"])[-1].split())
         except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
             why = f"{type(error).__name__}: {error}"
-    return lazy.tried(None if why is None else shown(why).rstrip("."))
+    to = f" to {where}" if isinstance(where, str) else ""
+    return lazy.tried(None if why is None else shown(f"{to}: {why}").rstrip("."))
 
 
 def _byte_sender(exporter: object) -> Callable[[bytes], bool] | None:

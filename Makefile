@@ -53,7 +53,7 @@ bench: $(STAMP)-bench  ## measure against the goals and the peers
 
 chaos: $(STAMP)  ## the long form of the kill tests
 	TRACEDJOBS_CHAOS=long $(BIN)/pytest tests/chaos --timeout=7200 $(ARGS)
-	TRACEDJOBS_SPAN_KILLS=100 $(BIN)/pytest tests/telemetry/test_spans.py $(ARGS)
+	TRACEDJOBS_CHAOS=long $(BIN)/pytest tests/telemetry/test_spans.py $(ARGS)
 
 lock: $(UV)  ## take the newest versions into uv.lock
 	$(UV) lock --upgrade

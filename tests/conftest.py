@@ -27,6 +27,7 @@ ON_REDIS_TOO: Final = frozenset(
         "test_controls",
         "test_handing",
         "test_interrupts",
+        "test_items_in_spans",
         "test_leases",
         "test_lost_runs",
         "test_runtime",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import PERFORM, PRELUDE, Children, count, until
+from tests.processes import PERFORM, PRELUDE, Children, count, state_of, until
 from tracedjobs import AsyncContext, Context, Runtime, Step, job
 
 if TYPE_CHECKING:
@@ -285,9 +285,20 @@ SUSPENDED = """
 from tracedjobs import events
 events.subscribe(lambda event: say(event.name, event.payload.get("step")))
 
+def stop_in_next_save(store):
+    save = store.save
+    def stopped(saves):
+        store.save = save
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return save(saves)
+    store.save = stopped
+
 @job(name="stalled:suspended", stall_after=1.0, checkpoint_every=0.1)
 def suspended(ctx: Context) -> None:
-    for item in ctx.each("rows", range(100)):
+    for item in ctx.each("rows", range(60)):
+        if item == 50 and IN_SAVE:
+            time.sleep(0.2)  # it is known that this one is in hand
+            stop_in_next_save(ctx._run.store)
         for _ in range(25 if item == 50 else 1):  # slow, within its threshold
             time.sleep(0.02)
         say("item", item)
@@ -299,21 +310,29 @@ def suspended(ctx: Context) -> None:
     """As in `SUSPENDED`, to be submitted here."""
 
 
+@pytest.mark.parametrize(
+    ("lease_ttl", "in_save"),
+    [(0.6, False), (0.6, True), (3.0, True)],
+    ids=["longer than its lease", "in a save", "in a save, for less than its lease"],
+)
 def test_a_process_that_was_stopped_did_not_hang(
-    runtime: Runtime, store_url: str, children: Children
+    runtime: Runtime, store_url: str, children: Children, lease_ttl: float, *, in_save: bool
 ) -> None:
     if store_url == "memory://":
         pytest.skip("it is private to its process")
     job_id = runtime.submit(suspended)
-    child = children.start(SUSPENDED + PERFORM, store_url, job_id, 0.6)
+    script = f"IN_SAVE = {in_save}\n{SUSPENDED}{PERFORM}"
+    child = children.start(script, store_url, job_id, lease_ttl)
     until(lambda: runtime.get(job_id).items == 50, "the slow one is in hand, and that is known")
-    child.stop()
-    until(lambda: runtime.get(job_id).lost, "its lease ends")
+    if in_save:
+        until(lambda: state_of(child.process.pid) == "T", "it has stopped itself")
+    else:
+        child.stop()
+    if lease_ttl < 1:
+        until(lambda: runtime.get(job_id).lost, "its lease ends")
     assert not runtime.get(job_id).stalled
-    time.sleep(1.2)  # longer than its threshold: what passes here is what is tried
+    time.sleep(max(1.2, 0.6 * lease_ttl))  # longer than its threshold: that is what is tried
     child.cont()
-    # A save that was on its way when it was stopped may still say so, until the next one.
-    until(lambda: not runtime.get(job_id).stalled, "the next save", within=5)
     looks = 0
     while child.process.poll() is None:
         assert not runtime.get(job_id).stalled

@@ -417,6 +417,24 @@ class Fleet:
             if job.trace_id is not None:  # it has run: who submitted it has no telemetry
                 check_story(spans, job)
                 _check_items(spans, job)
+        self._check_steps(spans)
+
+    def _check_steps(self, spans: Sequence[Received]) -> None:
+        """As many steps were completed, left and lost as there are spans that say so."""
+        keys = ("tracedjobs.job.name", "tracedjobs.step.name", "tracedjobs.step.outcome")
+        told = Counter(
+            tuple(span.attributes[key] for key in keys)
+            for span in spans
+            if span.name.startswith("step ")
+        )
+        with urlopen(f"{self._exporter.address}/metrics") as page:
+            samples = parsed(_without_buckets(page.read().decode()))
+        counted = {
+            (labels["job_name"], labels["step"], labels["outcome"]): number
+            for labels, number in samples["tracedjobs_steps_total"]
+            if number
+        }
+        assert counted == dict(told)
 
     def _once(self, spans: Sequence[Received]) -> list[Received]:
         """Each span once. Who was killed before it could note that it sent is the one excuse."""

@@ -57,4 +57,4 @@ def test_show_metrics_and_spans_say_the_same_of_each_job_at_every_moment(
     assert figures.running > 10
     assert figures.lost > 0
     with capsys.disabled() if LONG else nullcontext():
-        print(f"\n{kind}: {figures}")  # noqa: T201 - the figures are what the long form is for
+        print(f"\n{kind}, seed {seed}: {figures}")  # noqa: T201 - the figures are what the long form is for

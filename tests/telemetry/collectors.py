@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from tracedjobs._core.snapshot import JobSnapshot
 
-__all__ = ["check_story", "check_whole", "missing_spans", "receiving"]
+__all__ = ["Comings", "check_story", "check_whole", "missing_spans", "receiving"]
 
 
 class _Service(trace_service_pb2_grpc.TraceServiceServicer):
@@ -47,6 +48,41 @@ def receiving(protocol: str, port: int = 0) -> Iterator[tuple[Receiver, dict[str
             yield receiver, _environment(protocol, f"http://127.0.0.1:{bound}")
         finally:
             server.stop(None).wait()
+
+
+class Comings:
+    """A receiver that goes away and comes back at the same address, with all that it received."""
+
+    def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
+        self._before: list[Received] = []
+        self._port = 0
+        self._there = ExitStack()
+        self._receiver: Receiver | None = None
+        self.come()
+
+    def come(self) -> None:
+        """Be there."""
+        self._receiver, self.environment = self._there.enter_context(
+            receiving(self._protocol, self._port)
+        )
+        self._port = urlsplit(self.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]).port or 0
+
+    def go(self) -> None:
+        """Be away. Nobody is to be sending just then: whether that arrived would be unknown."""
+        self._there.close()
+        assert self._receiver is not None
+        self._before += self._receiver.spans
+        self._receiver = None
+
+    @property
+    def spans(self) -> list[Received]:
+        """All that has arrived."""
+        return [*self._before, *(() if self._receiver is None else self._receiver.spans)]
+
+    def close(self) -> None:
+        """Be away for good."""
+        self._there.close()
 
 
 def _environment(protocol: str, endpoint: str) -> dict[str, str]:

@@ -97,6 +97,26 @@ def test_a_failure_is_one_and_an_interruption_is_none(runtime: Runtime) -> None:
     assert value(samples, "jobs_finished_total", outcome="failed") == 1
 
 
+def test_a_run_that_ends_before_it_comes_to_its_step_is_not_counted_with_it(
+    runtime: Runtime,
+) -> None:
+    @job(name="counted_steps", resume_delay=0)
+    def counted_steps(ctx: Context) -> None:
+        if ctx.run == 2:
+            ctx.interrupt("too early")
+        for _ in ctx.each("rows", range(9)):
+            pass
+
+    job_id = runtime.submit(counted_steps)
+    runtime.perform(job_id, stopping=interrupt_during("rows", cursor=4))
+    assert runtime.perform(job_id).reason == "too early"
+    samples = scraped(runtime)
+    assert value(samples, "runs_total", outcome="interrupted") == 2
+    assert value(samples, "steps_total", outcome="interrupted") == 1
+    assert runtime.perform(job_id).ok
+    assert value(scraped(runtime), "items_processed_total") == 9
+
+
 def test_a_job_that_never_ran_is_cancelled(runtime: Runtime) -> None:
     runtime.cancel(runtime.submit(walk, 1, fails=False))
     samples = scraped(runtime)

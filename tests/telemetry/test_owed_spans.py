@@ -12,10 +12,11 @@ import pytest
 from opentelemetry import baggage, context
 from opentelemetry import trace as api
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.telemetry.test_tracing import Traced, attributes, id_of, parent_of
-from tracedjobs import Context, Runtime, events, job
+from tracedjobs import Context, Runtime, events, job, telemetry
 from tracedjobs._core import clock, trace
 from tracedjobs._core.performing import release
 from tracedjobs._core.saver import saver
@@ -23,6 +24,7 @@ from tracedjobs.errors import LeaseLostError, StoreUnavailableError
 from tracedjobs.stores.base import LONGEST_CLAIM
 from tracedjobs.telemetry import sender as sending
 from tracedjobs.telemetry import setup
+from tracedjobs.telemetry.exporting import OfJobs
 from tracedjobs.testing import interrupt_after
 
 if TYPE_CHECKING:
@@ -458,3 +460,34 @@ def test_a_step_is_in_the_store_before_a_span_within_it_can_leave(
     assert found[0] is not None
     (mine,) = traced.named("mine")
     assert parent_of(mine) == id_of(traced.named("step items")[0])
+
+
+class _Fails(SpanProcessor):
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return timeout_millis < 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_flush_looks_once_for_what_is_owed_whatever_other_processors_do(
+    traced: Traced, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    monkeypatch.setattr(setup, "_tracing", traced.tracing)
+    provider = traced.provider
+    if fails:
+        provider = TracerProvider()
+        provider.add_span_processor(_Fails())
+        provider.add_span_processor(OfJobs(traced.tracing, made_here=False))
+    monkeypatch.setattr(api, "get_tracer_provider", lambda: provider)
+    runtime.perform(runtime.submit(steps, "a"))
+    looks: list[int] = []
+    owing = runtime.store.owing
+
+    def counted(*, limit: int) -> object:
+        looks.append(limit)
+        return owing(limit=limit)
+
+    monkeypatch.setattr(runtime.store, "owing", counted)
+    telemetry.flush()
+    assert len(looks) == (2 if fails else 1)  # who failed may have kept ours from their turn
+    names = [span.name for span in traced.exporter.get_finished_spans()]
+    assert sorted(names) == ["job owed_steps", "process owed_steps", "send owed_steps", "step a"]

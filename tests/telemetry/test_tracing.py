@@ -282,18 +282,21 @@ def test_an_unsampled_job_has_no_spans_and_says_so_to_those_within(
     made.provider.shutdown()
 
 
-def test_secrets_in_cursors_do_not_reach_spans(traced: Traced) -> None:
+def test_secrets_in_cursors_and_reasons_do_not_reach_spans(traced: Traced) -> None:
     @job(name="test_tracing_secrets")
     def own(ctx: Context) -> None:
         def pages(step: Any) -> None:
             step.set({"page": 1, "page_token": "hush!"})
 
         ctx.step("pages", pages, start={"page": 0, "page_token": "hush!"})
+        ctx.interrupt("refused: token=hush!")
 
     with Runtime("memory://") as runtime:
         runtime.perform(runtime.submit(own))
         (step,) = traced.named("step ")
+        (run,) = traced.named("process ")
     assert "hush!" not in step.to_json()
+    assert attributes(run)["tracedjobs.run.reason"] == "refused: token=[FILTERED]"
     assert '"page": 1' in attributes(step)["tracedjobs.cursor.end"]
 
 

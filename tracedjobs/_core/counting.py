@@ -182,7 +182,7 @@ def started(head: JobRecord, now: float) -> Tally:
 
 
 def lost(tally: Tally, ended_at: float, started_at: float | None, step: str | None) -> Tally:
-    """A run was found lost, with that step open."""
+    """A run was found lost, with that step open, which it had taken up."""
     tally.add("runs", label="lost")
     if started_at is not None:
         tally.observe("run_duration", ended_at - started_at)
@@ -221,8 +221,12 @@ def ended(
     now: float,
     position: Position | None,
     counted: int,
+    left: bool = False,
 ) -> Tally:
-    """A run ended in `status`, with the step open where `position` is."""
+    """A run ended in `status`, with the step open where `position` is.
+
+    `left` is whether this run had taken it up: one that ends before is not counted with the step.
+    """
     tally = Tally(head)
     tally.add("runs", label=status.value)
     tally.observe("run_duration", now - started_at)
@@ -230,7 +234,7 @@ def ended(
         tally.add("interruptions", label=reason_label(reason))
     if position is not None:
         outcome = "failed" if status is Status.FAILED else "interrupted"
-        tally.add("steps", step=position.step, label=outcome)
+        tally.add("steps", int(left), step=position.step, label=outcome)
         tally.add("items_processed", max(position.items - counted, 0), step=position.step)
     if status in FINISHED:
         finished(tally, head, status, now)

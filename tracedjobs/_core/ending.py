@@ -179,6 +179,7 @@ def _end(
         columns["expires_at"] = expiry(run.record, now, run.options.retention)
     if ending.status is Status.COMPLETED:
         columns["result"] = ending.result
+    left = left_text(position, run.number)
     tally = counting.ended(
         head,
         status=ending.status,
@@ -187,6 +188,7 @@ def _end(
         now=now,
         position=counted_at,
         counted=run.counted,
+        left=left is not None,
     )
     if run.stop_seen_at is not None:
         tally.observe("stop_latency", boot_time() - run.stop_seen_at)
@@ -196,9 +198,7 @@ def _end(
         columns=columns,
         if_lease_until=head.lease_until if stands else None,
         if_token=run.token,
-        close_run=RunEnd(
-            run.number, str(ending.status), ending.reason, now, left_text(position, run.number)
-        ),
+        close_run=RunEnd(run.number, str(ending.status), ending.reason, now, left),
         counts=(*tally, *pending),
         known=known,
     )

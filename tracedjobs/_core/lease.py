@@ -295,7 +295,7 @@ def _start(
 ) -> Change:
     head = stored.job
     now = store.time()
-    goes_on = takeover(stored)
+    goes_on = takeover(stored) if lost else _taken_up_late(stored, now)
     resumed = bool(stored.steps) or goes_on.position is not None
     counts = resumed or lost or head.reason == "lost"  # or a job that kills its process never ends
     tally = counting.started(head, now)
@@ -349,17 +349,16 @@ def _last_sign_of_life(store: Store, stored: Stored, left: Position | None) -> f
 
 def close_lost(tally: counting.Tally, store: Store, stored: Stored, taken: Takeover) -> RunEnd:
     """Count the end of a run that was found lost, and is taken over so; how it is closed."""
-    position = taken.position
-    left = _taken_up(stored, taken)
-    ended_at = _last_sign_of_life(store, stored, left)
+    position, run = _taken_up(stored, taken), stored.job.run
+    left = left_text(position, run)
+    ended_at = _last_sign_of_life(store, stored, position)
     counting.lost(
         tally,
         ended_at,
         stored.runs[-1].started_at if stored.runs else None,
-        None if position is None else position.step,
+        None if position is None or left is None else position.step,
     )
-    run = stored.job.run
-    return RunEnd(run, "lost", "lost", ended_at, left_text(left, run))
+    return RunEnd(run, "lost", "lost", ended_at, left)
 
 
 def _taken_up(stored: Stored, taken: Takeover) -> Position | None:
@@ -376,6 +375,36 @@ def _taken_up(stored: Stored, taken: Takeover) -> Position | None:
     return position._replace(entered=entered.text())
 
 
+def _taken_up_late(stored: Stored, now: float) -> Takeover:
+    """Where the next run of a job without one goes on, and where it takes its step up so.
+
+    A run may be closed as lost while its process lives, frozen, or on another host: as far as it
+    was saved, and its spans, which are sent once, say so from then on. When that process has died,
+    or its run has ended without being able to record it, its flight recorder may be read after all,
+    by the run that begins now, and what was done after that save would be in nobody's span. So this
+    run counts as having taken the step up from its first moment on, at what was saved: the items in
+    between are in its span, together with its own, whether it comes to the step or ends before.
+    That says nothing of where it goes on: its position is the recorder's, never behind the saved
+    one, nor past a finished item.
+
+    Each run after it sees a position as any other. Should this one be closed unread in its turn,
+    its record has where it took the step up, and so the items in between are told as its own.
+    """
+    taken, saved = takeover(stored), stored.open_position
+    position = taken.position
+    if position is None or position == saved:
+        return taken
+    entered = Entered(now, run=stored.job.run + 1)
+    if saved is not None:
+        before = Entered.read(saved.entered)
+        entered = entered._replace(
+            cursor=saved.cursor,
+            items=saved.items,
+            stall_after=None if before is None else before.stall_after,
+        )
+    return replace(taken, position=position._replace(entered=entered.text()))
+
+
 def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
     """Whether the job may not be resumed once more."""
     limit = job.options.max_resumptions
@@ -390,13 +419,18 @@ def limit_error(job: Job[..., Any]) -> ResumeLimitError:
 def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) -> Flow[None]:
     # A job that kills its process each time would otherwise be tried for ever.
     head = stored.job
-    taken = takeover(stored)
-    left: dict[str, object] = {**columns_of(stored, taken), **left_for_others(head, taken)}
+    left: dict[str, object] = {}
     error = limit_error(job)
     now = store.time()
     tally = counting.Tally(head)
-    closed = close_lost(tally, store, stored, taken) if lost else None
-    counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
+    closed = None
+    if lost:
+        taken = takeover(stored)
+        left = {**columns_of(stored, taken), **left_for_others(head, taken)}
+        closed = close_lost(tally, store, stored, taken)
+        counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
+    # Else the run was closed before, and what its recorder knows better stays there for the run of
+    # a retry: here is none that could tell of it, see `_taken_up_late`.
     counting.finished(tally, head, Status.FAILED, now)
     change = Change(
         job_id=head.id,
@@ -415,9 +449,9 @@ def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) 
         counts=tuple(tally),
     )
     if (yield Ask(lambda: store.change(change))):
-        if left["lost_token"] is None:
-            forget(head)
         if lost:
+            if left["lost_token"] is None:
+                forget(head)
             events.notify_of(head, "job_lost")
         events.notify_of(head, "job_failed", reason="lost")
         raise error

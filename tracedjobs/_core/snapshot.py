@@ -221,10 +221,13 @@ def snapshot_of(stored: Stored, *, lost: bool, heartbeat: float | None) -> JobSn
 def hangs(head: JobRecord, heartbeat: float | None) -> bool:
     """Whether a running job whose lease holds has stalled.
 
-    Both times were written by its own process, in the same save: so a save that is late, or a
-    clock that is wrong, makes no stall.
+    Its own process has seen it hang, and noted where: a save that was on its way while the process
+    was stopped says how long ago the cursor had moved, and makes no stall. And it still hangs: both
+    times are of the same save.
     """
-    if head.status is not Status.RUNNING or heartbeat is None or head.progressed_at is None:
+    if head.status is not Status.RUNNING or head.stall is None:
+        return False
+    if heartbeat is None or head.progressed_at is None:
         return False
     entered = Entered.read(head.entered)
     return entered is not None and is_stalled(

@@ -211,10 +211,24 @@ class Step:
             return self.stall_after
         return None if self._cursor is None else self._run.options.stall_after
 
-    def enter(self) -> None:
-        """Note that this run takes it up, here and now."""
-        cursor, items = self._mark()
+    def enter(self, found: Position | None) -> None:
+        """Note that this run takes it up, here and now; `found` is where the record has it.
+
+        That is how far spans of earlier runs tell of it. Where one of them got further, as only the
+        user's database knew, or a flight recorder that was read when that run was closed already,
+        the rest is in the span of this one: each item is in one.
+        """
         run = self._run
+        cursor, items = self._mark()
+        if found is None:
+            if items:
+                cursor, items = "null", 0
+        else:
+            began = Entered.read(found.entered)
+            if began is not None and began.run == run.number:  # see `lease._taken_up_late`
+                cursor, items = began.cursor, began.items
+            else:
+                cursor, items = found.cursor, found.items
         at = run.store.time() if self.resumed else self.started_at
         entered = Entered(at, cursor, items, self.watched_for, run.number)
         self._entered = entered.text()

@@ -185,8 +185,7 @@ def position_of(run: Run, name: str) -> Any:
 
 def open_step(run: Run, step: Step) -> None:
     run.current = step
-    run.progress.open(step.name)
-    step.enter()
+    step.enter(run.progress.open(step.name))
     run.take_state()
     step.keep_in(run.cell)
     trace.tell(lambda tracing: tracing.entered(run, step))

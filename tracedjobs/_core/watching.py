@@ -56,6 +56,8 @@ class Watcher:
         """Whether the record may hold a stall of this run, which the run's end then clears."""
         self._stale = False
         """Whether what it holds is over, and the saver has not cleared it yet."""
+        self._recorded = False
+        """Whether the record is known to hold the stall that goes on."""
         self._closed = False
         self.time_left: float | None = None
         """Seconds that the open step has left as of the last look, if that can be told."""
@@ -63,8 +65,8 @@ class Watcher:
     def look(self, save: Save) -> str | None:
         """Look at a position that is to be saved; the text of the estimate when that is due."""
         now, position = boot_time(), save.position
-        slept, self._looked_at = now - self._looked_at > self._run.lease_ttl, now
-        if slept and not self._stalls:
+        unseen, self._looked_at = now - self._looked_at, now
+        if not self._stalls and self._slept(unseen, position):
             # The process was stopped, or suspended with its host: the job did not hang meanwhile.
             self._moved_at = now
             with suppress(StoreError):
@@ -74,7 +76,7 @@ class Watcher:
             self._moved_at = now
             self._end_stall(position, tell_later)
         if self._stale and not self._stalls:
-            self._stale = False
+            self._stale = self._recorded = False
             self._keep(None)
         if position is None:
             self.time_left = None
@@ -89,6 +91,8 @@ class Watcher:
                 progressed_age=now - self._moved_at, stall_after=entered.stall_after
             ):
                 self._begin_stall(position)
+        for seen in self._stalls[:] if not self._recorded else ():
+            self._recorded = self._keep(seen.stall.text())  # what could not be kept at first
         self.time_left = (
             None if self._stalls else self._estimator.time_left(position.done, position.total)
         )
@@ -127,7 +131,7 @@ class Watcher:
         stack = stack_of_thread(self._thread) if self._task is None else stack_of_task(self._task)
         stall = Stall(run.store.time(), position.step, position.cursor, tuple(stack))
         self.kept = self._stale = True
-        self._keep(stall.text())
+        self._recorded = self._keep(stall.text())
         if self._closed:
             return
         tell_later(
@@ -141,21 +145,34 @@ class Watcher:
         if self._closed:  # meanwhile: then nobody else ends it
             self._end_stall(position, tell_later)
 
-    def _keep(self, text: str | None) -> None:
+    def _slept(self, unseen: float, position: Position | None) -> bool:
+        """Whether nobody looked for so long that this tells of the process, and not of the job.
+
+        A store that answers late is waited for much shorter than half a lease, see `Runtime`.
+        """
+        lease_ttl = self._run.lease_ttl
+        if unseen <= lease_ttl / 2:
+            return False
+        entered = None if position is None else Entered.read(position.entered)
+        stall_after = None if entered is None else entered.stall_after
+        return unseen > lease_ttl or (stall_after is not None and unseen >= stall_after)
+
+    def _keep(self, text: str | None) -> bool:
         # With the job, for whoever looks at it while it hangs, or after its process was killed.
         run = self._run
         try:
             for _ in range(3):  # an operator may change the job at the same time
                 stored = run.store.load(run.record.id)
                 if stored is None or stored.job.token != run.token:
-                    return
+                    break
                 change = Change(
                     run.record.id, stored.job.revision, {"stall": text}, if_token=run.token
                 )
                 if run.store.change(change):
-                    return
+                    return True
         except TracedJobsError:
-            return  # the event tells of it all the same
+            pass  # the event tells of it all the same
+        return False
 
 
 def _current_task() -> Any:

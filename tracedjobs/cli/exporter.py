@@ -110,6 +110,7 @@ def exporter(
         with server:
             words = f"Metrics of {runtime.store.url}: {server.address}/metrics  (Ctrl-C ends it)"
             console().print(words, soft_wrap=True, markup=False, highlight=False)
+            server.check()  # a store that cannot be read is told now, and not at the first scrape
             if recover:
                 _recover(runtime, stop)
             stop.wait()

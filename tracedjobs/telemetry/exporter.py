@@ -114,6 +114,10 @@ class Exporter:
         """See `close`."""
         self.close()
 
+    def check(self) -> str | None:
+        """What is wrong with the store, in a sentence, or `None`; it is logged too."""
+        return self._collector.check()
+
     def close(self) -> None:
         """Listen no more."""
         self._server.shutdown()
@@ -131,7 +135,7 @@ class Exporter:
         if path == "/":
             status = "200 OK"
         elif path == "/healthz":
-            trouble = self._collector.check()
+            trouble = self.check()
             status = "200 OK" if trouble is None else "503 Service Unavailable"
             text = f"{trouble or 'ok'}\n"
         start(status, [("Content-Type", "text/plain; charset=utf-8")])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tracedjobs.telemetry.tracing import JobTracing
 
-__all__ = ["Logs", "OfJobs", "Provided", "Spans", "WholeTrees", "named"]
+__all__ = ["Logs", "OfJobs", "Provided", "Spans", "Trouble", "WholeTrees", "named"]
 
 T = TypeVar("T")
 
@@ -68,15 +68,38 @@ def named(group: str, name: str, setting: str) -> Callable[[], Any]:
     raise SettingsError(msg)
 
 
-class _Lazy(Generic[T]):
-    """An exporter of this process, and whether it works."""
+class Trouble:
+    """What cannot be sent to one place, by any of those who send there: it is said once."""
 
-    def __init__(self, make: Callable[[], T], what: str) -> None:
-        self._make = make
+    def __init__(self, what: str) -> None:
+        """Of those who send that."""
         self._what = what
+        self._failing: set[object] = set()
+
+    def note(self, who: object, why: str | None) -> None:
+        """Say so when the first of them fails, and when the last of them works again.
+
+        `why` begins with where it was to go, if that is known.
+        """
+        there = bool(self._failing)
+        if why is not None:
+            self._failing.add(who)
+            if not there:
+                _log.warning("%s cannot be sent%s. Jobs go on; it is tried again.", self._what, why)
+        else:
+            self._failing.discard(who)
+            if there and not self._failing:
+                _log.warning("%s are sent again.", self._what)
+
+
+class _Lazy(Generic[T]):
+    """An exporter of this process."""
+
+    def __init__(self, make: Callable[[], T], trouble: Trouble) -> None:
+        self._make = make
+        self._trouble = trouble
         self._made: tuple[int, T] | None = None
         self._lock = threading.Lock()
-        self._works = True
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def get(self) -> T:
@@ -86,13 +109,9 @@ class _Lazy(Generic[T]):
             return self._made[1]
 
     def tried(self, why: str | None) -> bool:
-        """Note whether it worked, and say so when that changed."""
-        if why is not None and self._works:
-            _log.warning("%s cannot be sent: %s. Jobs go on; it is tried again.", self._what, why)
-        elif why is None and not self._works:
-            _log.warning("%s are sent again.", self._what)
-        self._works = why is None
-        return self._works
+        """Note why it did not work, if it did not; whether it did."""
+        self._trouble.note(self, why)
+        return why is None
 
     def shutdown(self) -> None:
         made, self._made = self._made, None
@@ -136,13 +155,17 @@ def _untraced() -> Iterator[None]:
 
 
 def _attempt(lazy: _Lazy[T], export: Callable[[T], bool]) -> bool:
+    where = None
     with _untraced(), _quietly() as said:
         try:
-            worked = export(lazy.get())
+            exporter: Any = lazy.get()
+            where = getattr(exporter, "_endpoint", None)  # as OTLP's have it, and do not tell
+            worked = export(exporter)
             why = None if worked else " ".join((said or ["it was refused"])[-1].split())
         except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
             why = f"{type(error).__name__}: {error}"
-    return lazy.tried(None if why is None else shown(why).rstrip("."))
+    to = f" to {where}" if isinstance(where, str) else ""
+    return lazy.tried(None if why is None else shown(f"{to}: {why}").rstrip("."))
 
 
 def _byte_sender(exporter: object) -> Callable[[bytes], bool] | None:
@@ -162,11 +185,14 @@ def _byte_sender(exporter: object) -> Callable[[bytes], bool] | None:
 
 
 class Spans(SpanExporter):
-    """Sends spans by the exporter that `make` makes; `before` is called before each request."""
+    """Sends spans by the exporter that `make` makes; `before` is called before each request.
 
-    def __init__(self, make: Callable[[], SpanExporter], what: str) -> None:
+    `trouble` is common to those that send to the same place.
+    """
+
+    def __init__(self, make: Callable[[], SpanExporter], trouble: Trouble) -> None:
         """Make nothing yet."""
-        self._lazy = _Lazy(make, what)
+        self._lazy = _Lazy(make, trouble)
         self.before: Callable[[], object] = lambda: None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -189,9 +215,9 @@ class Spans(SpanExporter):
 class Logs(LogRecordExporter):
     """The same for log records."""
 
-    def __init__(self, make: Callable[[], LogRecordExporter], what: str) -> None:
+    def __init__(self, make: Callable[[], LogRecordExporter]) -> None:
         """Make nothing yet."""
-        self._lazy = _Lazy(make, what)
+        self._lazy = _Lazy(make, Trouble("Log records"))
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Send them, and say whether they arrived."""

@@ -22,6 +22,7 @@ from tracedjobs.telemetry.exporting import (
     OfJobs,
     Provided,
     Spans,
+    Trouble,
     WholeTrees,
     named,
 )
@@ -97,10 +98,10 @@ def flush() -> None:
     Also what the tracer provider holds: the spans of submissions are there, and the user's own.
     """
     if _tracing is not None:
-        _tracing.sender.flush()
         provider = api.get_tracer_provider()
-        if isinstance(provider, TracerProvider):
-            provider.force_flush()
+        # Its flush comes to `OfJobs`, and so to what jobs owe, unless others before took its time.
+        if not isinstance(provider, TracerProvider) or not provider.force_flush():
+            _tracing.sender.flush()
     if _logging is not None:
         _logging.flush()
 
@@ -159,7 +160,8 @@ def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
     delay, most = whole("OTEL_BSP_SCHEDULE_DELAY", 5000), whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
     most_sent = min(whole("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), most)
     provider = TracerProvider(resource=resource)
-    theirs = [Spans(make, "Spans") for make in makes]
+    ways = [(make, Trouble("Spans")) for make in makes]
+    theirs = [Spans(make, trouble) for make, trouble in ways]
     for exporter in theirs:
         batches = BatchSpanProcessor(
             exporter,
@@ -168,7 +170,7 @@ def _made(resource: Resource, *, segments: bool) -> JobTracing | None:
             max_export_batch_size=most_sent,
         )
         provider.add_span_processor(WholeTrees(batches))
-    own = [Spans(make, "Spans of jobs") for make in makes]
+    own = [Spans(make, trouble) for make, trouble in ways]
     mine = Provided(lambda: own, lambda: _of_this_process(resource), _longest())
     tracing = JobTracing(
         mine, provider.get_tracer("tracedjobs"), provider.sampler, segments=segments
@@ -245,7 +247,7 @@ def _subscribed_logs(resource: Resource) -> OtelLogEvents | None:
         makes = _exporters("logs")
         if not makes:
             return None
-        provider = OwnLoggerProvider(resource, [Logs(make, "Log records") for make in makes])
+        provider = OwnLoggerProvider(resource, [Logs(make) for make in makes])
         logs_api.set_logger_provider(provider)
     listener = OtelLogEvents(provider)
     events.subscribe(listener)

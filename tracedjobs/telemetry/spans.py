@@ -206,7 +206,7 @@ class _Maker:
             "tracedjobs.worker": run.worker,
         }
         if run.reason is not None:
-            attributes["tracedjobs.run.reason"] = run.reason
+            attributes["tracedjobs.run.reason"] = mask_text(run.reason)  # any text of the job's
         links = []
         if trace.scope == "per_run":
             links.append(Link(context_of(trace), {"tracedjobs.link": "job"}))

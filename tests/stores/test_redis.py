@@ -22,10 +22,10 @@ from tracedjobs._core.clock import wall_time
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
+    JOB_COLUMNS,
     Change,
     ControlRecord,
     Count,
-    JobRecord,
     Position,
     Status,
 )
@@ -302,7 +302,7 @@ def test_a_replica_whose_indexes_cannot_be_cleaned_is_read_all_the_same(prefix: 
 
 def test_every_column_of_a_job_has_its_place_once() -> None:
     names = ["name", *SUBMITTED, *LATER, *IN_HASH]
-    assert sorted(names) == sorted(JobRecord.__slots__)
+    assert sorted(names) == sorted(JOB_COLUMNS)
 
 
 def test_long_cursors_and_fingerprints_come_back_and_leave_the_hash_compact(

@@ -5,10 +5,10 @@ Nothing here talks to a server; the script makes the change only if the job is a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracedjobs._core.clock import boot_id
+from tracedjobs._core.compact import compact
 from tracedjobs._core.due import columns_of
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
@@ -27,7 +27,6 @@ from tracedjobs.stores.redis.packing import (
     end_entry,
     hand_micros,
     later_text,
-    pack_list,
     packed,
     submitted_text,
     to_micros,
@@ -93,8 +92,8 @@ def change_arguments(
         *(texts.spilled_cursor, texts.spilled_open, state, keep),
         "" if old.expires_at is None else end_entry(old.id, old.status.value, old.name),
         end_entry(new.id, new.status.value, new.name) if keep not in {"", "same"} else "",
-        "" if pushed is None else pack_list(pushed),
-        "" if change.control is None else pack_list(change.control),
+        "" if pushed is None else compact(pushed),
+        "" if change.control is None else compact(change.control),
         str(len(stored.steps)) if dropped else "",
         # A run may have completed a step since `old` was read, which clears them both.
         (new.meter or "") if "meter" in columns else "=",
@@ -102,7 +101,7 @@ def change_arguments(
         _owes(old, change),
         str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
         *(hand_micros(new), len(added), *added),
-        *(pack_list(step) for step in (left if dropped else ())),
+        *(compact(step) for step in (left if dropped else ())),
     ]
 
 
@@ -140,8 +139,8 @@ def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None
     last = runs[-1] if runs else None
     end = change.close_run
     if end is not None and last is not None and last.number == end.number:
-        last = replace(
-            last, outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
+        last = last._replace(
+            outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
         )
     if change.open_run is None:
         return last, None

@@ -18,10 +18,7 @@ from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
-    CONTROL_COLUMNS,
     RECORD_VERSION,
-    RUN_COLUMNS,
-    STEP_COLUMNS,
     ControlRecord,
     JobRecord,
     Position,
@@ -48,7 +45,6 @@ __all__ = [
     "hand_micros",
     "later_text",
     "name_text",
-    "pack_list",
     "packed",
     "packed_place",
     "packed_position",
@@ -99,12 +95,6 @@ LATER: Final = (
 )
 _SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
 _LATER_OF: Final = attrgetter(*LATER)
-# dataclasses.astuple copies every value, and takes ten times as long.
-_COLUMNS_OF: Final = {
-    StepRecord: attrgetter(*STEP_COLUMNS),
-    RunRecord: attrgetter(*RUN_COLUMNS),
-    ControlRecord: attrgetter(*CONTROL_COLUMNS),
-}
 
 
 def to_micros(moment: float) -> str:
@@ -116,11 +106,6 @@ def hand_micros(job: JobRecord) -> str:
     """Where the job stands in the index of its status, see `Keys.handed`; '' where it does not."""
     waits = job.status in {Status.INTERRUPTED, Status.PENDING} and job.queue is not None
     return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
-
-
-def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
-    """A part of a job as one text."""
-    return compact(_COLUMNS_OF[type(record)](record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +227,14 @@ def name_text(name: str) -> str:
 
 def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
     """The third line of the head: what else changes under `revision` only, with the last run."""
-    return compact([_LATER_OF(job), None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
+    return compact([_LATER_OF(job), last_run])
 
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
     columns = {**first.columns, "lease_boot": boot_id()}
     later = [columns.get(column, default) for column, default in _UNTOUCHED]
-    return compact([later, _COLUMNS_OF[RunRecord](first.record)])
+    return compact([later, first.record])
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.compact import compact
 from tracedjobs._core.counting import BUCKET_LABELS, OTHER
 from tracedjobs._core.records import (
     Change,
@@ -46,7 +47,6 @@ from tracedjobs.stores.redis.packing import (
     hand_micros,
     later_text,
     name_text,
-    pack_list,
     packed,
     read_begun,
     read_end_entry,
@@ -283,7 +283,7 @@ class RedisStore:
         self._last_saves.forget(job_id)
         shard = shard_of(job_id)
         keys = self._keys.of_completion(job_id, shard)
-        args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
+        args: list[str | int] = [job_id, token, position, compact(step), seq, state or ""]
         args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts, shard)
         return bool(self._call("complete_step", shard, keys, args, writes=True))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
 from tracedjobs._core.due import columns_of
-from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
     LOST_GAP,
@@ -26,6 +25,7 @@ from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import (
     end_entry,
     hand_micros,
+    is_submitted_alike,
     later_text,
     packed,
     submitted_text,
@@ -50,7 +50,7 @@ def change_arguments(
 ) -> tuple[list[str], list[str | int]]:
     """Keys and arguments of the script that makes the change of the job to `new`.
 
-    `added`: fields of totals, and what is added to each. `now`: the time on the server's clock.
+    `added`: fields of totals, then what is added to each. `now`: the time on the server's clock.
     """
     old, columns = stored.job, change.columns
     shard = shard_of(old.id)
@@ -66,7 +66,7 @@ def change_arguments(
         names.handed(shard, new.status),
     ]
     texts = packed(new)
-    moves = any(name in columns for name in POSITION_COLUMNS)
+    moves = not columns.keys().isdisjoint(POSITION_COLUMNS)
     held = "" if change.if_lease_until is None else to_micros(change.if_lease_until)
     for_ttl = "" if change.lease_ttl is None else to_micros(change.lease_ttl)
     state = ("-" if new.state is None else new.state) if "state" in columns else ""
@@ -75,10 +75,12 @@ def change_arguments(
         keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
     last, pushed = _runs(stored.runs, change)
     head = later_text(new, last)
-    if any(getattr(old, each) != getattr(new, each) for each in SUBMITTED):
+    if not is_submitted_alike(old, new):
         head = submitted_text(new) + head
     dropped = bool(change.drop_steps)
-    left = [step for step in stored.steps if step.name not in change.drop_steps]
+    left: list[str] = []
+    if dropped:
+        left = [compact(each) for each in stored.steps if each.name not in change.drop_steps]
     return keys, [
         *(old.id, old.revision, old.status.value, old.token or "", held),
         *(new.revision, new.status.value, new.token or "", new.wish or ""),
@@ -100,8 +102,7 @@ def change_arguments(
         (new.counted or "") if "counted" in columns else "=",
         _owes(old, change),
         str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
-        *(hand_micros(new), len(added), *added),
-        *(compact(step) for step in (left if dropped else ())),
+        *(hand_micros(new), len(added) // 2, *added, *left),
     ]
 
 
@@ -130,8 +131,10 @@ def check_transition(old: JobRecord, status: Status) -> None:
 
 
 def _owes(old: JobRecord, change: Change) -> str:
+    if old.trace is None or not change.owes_spans:
+        return ""
     trace = Trace.read(old.trace)
-    return "1" if change.owes_spans and trace is not None and trace.sampled else ""
+    return "1" if trace is not None and trace.sampled else ""
 
 
 def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None, RunRecord | None]:

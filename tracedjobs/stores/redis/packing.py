@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
@@ -43,6 +42,7 @@ __all__ = [
     "begun_text",
     "end_entry",
     "hand_micros",
+    "is_submitted_alike",
     "later_text",
     "name_text",
     "packed",
@@ -95,6 +95,7 @@ LATER: Final = (
 )
 _SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
 _LATER_OF: Final = attrgetter(*LATER)
+_OPEN_OF: Final = attrgetter(*OPEN)
 
 
 def to_micros(moment: float) -> str:
@@ -108,8 +109,7 @@ def hand_micros(job: JobRecord) -> str:
     return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """The texts of a position: two fields of the hash, and what does not fit them."""
 
     items: str
@@ -127,8 +127,7 @@ class Packed:
 
 def packed(job: JobRecord) -> Packed:
     """The texts of a job's position."""
-    opened = tuple(getattr(job, column) for column in OPEN)
-    return _packed(job.cursor, job.items, opened, job.progressed_at)
+    return _packed(job.cursor, job.items, _OPEN_OF(job), job.progressed_at)
 
 
 def packed_position(position: Position | None, progressed_at: float | None) -> Packed:
@@ -191,8 +190,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     return text, ""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A job as it was read: with its birth, by which it stands in the indexes."""
 
     born: str
@@ -209,6 +207,11 @@ def read_end_entry(entry: str) -> tuple[str, str, str, str]:
     born, _, text = entry.partition(" ")
     job_id, status, name = json.loads(text)
     return born, job_id, status, name
+
+
+def is_submitted_alike(old: JobRecord, new: JobRecord) -> bool:
+    """Whether the first two lines of their heads are the same, of two records of one job."""
+    return bool(_SUBMITTED_OF(old) == _SUBMITTED_OF(new))
 
 
 def submitted_text(job: JobRecord) -> str:
@@ -290,9 +293,9 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     )
 
 
-def read_begun(job_id: str, first: FirstRun, reply: Sequence[Any]) -> Stored:
+def read_begun(job_id: str, first: FirstRun, reply: str) -> Stored:
     """The job in a reply of `begin` that has begun it: as it was submitted, but for `first`."""
-    lease, submitted = reply
+    lease, submitted = reply.split("\n")
     columns = _submitted(job_id, submitted)
     columns |= first.columns
     columns |= {"id": job_id, "name": first.job_name, "revision": 1}

@@ -10,7 +10,6 @@ import logging
 import os
 from contextlib import suppress
 from heapq import nlargest, nsmallest
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
@@ -172,10 +171,9 @@ class RedisStore:
         )
         if reply is None:
             return None, False
-        begun, *found = reply
-        if begun:
-            return self._reading(job_id, lambda: read_begun(job_id, first, found)), True
-        return self._read(job_id, found).stored, False
+        if isinstance(reply, str):
+            return self._reading(job_id, lambda: read_begun(job_id, first, reply)), True
+        return self._read(job_id, reply).stored, False
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -222,10 +220,12 @@ class RedisStore:
         added = self._added(change.counts, shard)
         keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
         self._last_saves.forget(old.id)
-        made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
-        if made and change.columns.get("status") is Status.COMPLETED:
+        steps = self._call("change", shard, keys, args, writes=True)
+        if steps < 0:
+            return False
+        if change.columns.get("status") is Status.COMPLETED:
             self._count_steps(new.name, steps)
-        return bool(made)
+        return True
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, Saved]:
         """See `Store.save`."""
@@ -569,7 +569,7 @@ class RedisStore:
         return steps
 
     def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
-        """Fields of totals of that shard and what is added to each, with few step names.
+        """Fields of totals of that shard, then what is added to each, with few step names.
 
         Each field once, for scripts that read all of them before they write: names that are not
         told apart have the same.
@@ -582,7 +582,7 @@ class RedisStore:
             if field is None:
                 field = self._field(key, shard)
             amounts[field] = amounts[field] + amount if field in amounts else amount
-        return list(chain.from_iterable(zip(amounts, map(repr, amounts.values()), strict=True)))
+        return [*amounts, *map(repr, amounts.values())]
 
     def _field(self, key: TotalKey, shard: int) -> str:
         metric, job_name, queue, step, label = key

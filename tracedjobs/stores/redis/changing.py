@@ -56,8 +56,8 @@ def change_arguments(
     shard = shard_of(old.id)
     keys = [
         *names.job(old.id),
-        *names.indexes(shard, old.status.value, old.name),
-        *names.indexes(shard, new.status.value, new.name),
+        *names.indexes(shard, old.status, old.name),
+        *names.indexes(shard, new.status, new.name),
         names.leases(shard),
         names.ends(shard),
         names.totals(shard),
@@ -82,8 +82,8 @@ def change_arguments(
     if dropped:
         left = [compact(each) for each in stored.steps if each.name not in change.drop_steps]
     return keys, [
-        *(old.id, old.revision, old.status.value, old.token or "", held),
-        *(new.revision, new.status.value, new.token or "", new.wish or ""),
+        *(old.id, old.revision, old.status, old.token or "", held),
+        *(new.revision, new.status, new.token or "", new.wish or ""),
         head,
         for_ttl,
         to_micros(new.lease_until) if "lease_until" in columns else "",
@@ -92,8 +92,8 @@ def change_arguments(
         texts.progressed if "progressed_at" in columns else "",
         *("1" if moves else "", texts.cursor, texts.open),
         *(texts.spilled_cursor, texts.spilled_open, state, keep),
-        "" if old.expires_at is None else end_entry(old.id, old.status.value, old.name),
-        end_entry(new.id, new.status.value, new.name) if keep not in {"", "same"} else "",
+        "" if old.expires_at is None else end_entry(old.id, old.status, old.name),
+        end_entry(new.id, new.status, new.name) if keep not in {"", "same"} else "",
         "" if pushed is None else compact(pushed),
         "" if change.control is None else compact(change.control),
         str(len(stored.steps)) if dropped else "",

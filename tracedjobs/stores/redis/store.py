@@ -117,13 +117,13 @@ class RedisStore:
         keep, entry = "", ""
         if job.expires_at is not None:
             keep = milliseconds_until(job.expires_at, self.time())
-            entry = end_entry(job.id, job.status.value, job.name)
+            entry = end_entry(job.id, job.status, job.name)
         made = self._call(
             "create",
             shard,
             [
                 *self._keys.job(job.id),
-                *self._keys.indexes(shard, job.status.value, job.name),
+                *self._keys.indexes(shard, job.status, job.name),
                 self._keys.leases(shard),
                 self._keys.ends(shard),
                 self._keys.totals(shard),
@@ -131,7 +131,7 @@ class RedisStore:
             ],
             [
                 *(job.id, submitted_text(job) + later_text(job, None)),
-                *(job.status.value, job.revision),
+                *(job.status, job.revision),
                 *(job.token or "", job.wish or "", job.saved_seq, to_micros(job.lease_until)),
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
@@ -151,14 +151,13 @@ class RedisStore:
     def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
         """See `Store.begin`."""
         shard = shard_of(job_id)
-        pending, running = Status.PENDING.value, Status.RUNNING.value
         reply = self._call(
             "begin",
             shard,
             [
                 *self._keys.job(job_id),
-                *self._keys.indexes(shard, pending, first.job_name),
-                *self._keys.indexes(shard, running, first.job_name),
+                *self._keys.indexes(shard, Status.PENDING, first.job_name),
+                *self._keys.indexes(shard, Status.RUNNING, first.job_name),
                 self._keys.leases(shard),
                 self._keys.totals(shard),
                 self._keys.unbegun(shard),

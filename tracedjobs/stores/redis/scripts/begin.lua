@@ -10,7 +10,7 @@
 -- was at first, so there are no steps, runs and controls then; the state alone is a key that a
 -- submission may set.
 local hash = redis.call('HMGET', KEYS[1], 'b', 's', 'v', 't', 'w', 'l', 'c', 'o', 'm', 'n', 'd', 'p')
-local head, state = unpack(redis.call('MGET', KEYS[2], KEYS[6]))
+local head, state = redis.call('GET', KEYS[2]), redis.call('GET', KEYS[6])
 if not hash[1] or not head then
   return false
 end

@@ -256,7 +256,7 @@ class RedisStore:
         """See `Store.save_one`."""
         for whole in (False, True):
             part = self._last_saves.part(save, whole=whole)
-            (reply,) = self._run([part.command])
+            reply = self._ready().run_one(part.command)
             if isinstance(reply, StoreError):
                 raise reply
             self._note_time(part.command.shard, self._last_saves.time(part, reply))

@@ -266,7 +266,7 @@ def at(found: Takeover) -> tuple[str, int] | None:
 
 
 def changed(stored: Stored, **columns: Any) -> Stored:
-    return replace(stored, job=replace(stored.job, **columns))
+    return stored._replace(job=replace(stored.job, **columns))
 
 
 @pytest.mark.parametrize("saved", [0, 3, AT, AT + 1, SIZE])
@@ -304,9 +304,9 @@ def test_a_cell_of_another_run_or_step_or_boot_is_ignored(
 
 def test_a_cell_of_a_completed_step_is_ignored(lost: Stored) -> None:
     step = StepRecord("items", "null", "12", 12, 12, None, 0.0, 0.0, 1)
-    found = takeover(replace(lost, steps=(step,)))
+    found = takeover(lost._replace(steps=(step,)))
     assert found == Takeover(None, found=True)
-    other = changed(replace(lost, steps=(step,)), step="next", cursor="2", items=2)
+    other = changed(lost._replace(steps=(step,)), step="next", cursor="2", items=2)
     assert takeover(other) == Takeover(other.open_position, found=True)
 
 
@@ -315,7 +315,7 @@ def test_a_cell_is_ignored_where_the_store_has_lost_what_was_completed_before_it
 ) -> None:
     # The other way round, which is the same to the reader: the cell knows of no step before.
     step = StepRecord("before", "null", "null", 0, None, None, 0.0, 0.0, 1)
-    assert takeover(replace(lost, steps=(step,))) == Takeover(None, found=True)
+    assert takeover(lost._replace(steps=(step,))) == Takeover(None, found=True)
 
 
 def test_a_cell_of_a_process_that_lives_is_ignored(lost: Stored) -> None:

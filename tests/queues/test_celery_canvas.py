@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from celery import chain, chord, group
+from celery.app.task import Context
 
 from tests.processes import PATIENCE, until
+from tracedjobs.queues.celery import KEPT, _kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,3 +181,11 @@ def test_a_chord_of_interrupted_tasks_runs_its_body_once_which_may_be_interrupte
         assert {run for run, _ in place.lines(path)} <= {1, 2}
     stopped = [job for job in place.runtime.list() if job.runs[0].reason == "stopping"]
     assert len(stopped) >= 2  # of the header, and the body
+
+
+def test_of_a_message_that_is_kept_celery_takes_the_rest_by_itself() -> None:
+    given = {"id": "a", "root_id": "a", "timelimit": [5, None], "ignore_result": False}
+    request = Context({**given, "headers": {"x": 1}, "retries": 3, "chain": None, "group_index": 0})
+    kept = json.loads(_kept(request))
+    assert kept == {"root_id": "a", "timelimit": [5, None], "headers": {"x": 1}, "group_index": 0}
+    assert all(getattr(Context(kept), key) == getattr(request, key) for key in KEPT)

@@ -22,10 +22,10 @@ from tracedjobs._core.clock import wall_time
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
+    JOB_COLUMNS,
     Change,
     ControlRecord,
     Count,
-    JobRecord,
     Position,
     Status,
 )
@@ -302,7 +302,7 @@ def test_a_replica_whose_indexes_cannot_be_cleaned_is_read_all_the_same(prefix: 
 
 def test_every_column_of_a_job_has_its_place_once() -> None:
     names = ["name", *SUBMITTED, *LATER, *IN_HASH]
-    assert sorted(names) == sorted(JobRecord.__slots__)
+    assert sorted(names) == sorted(JOB_COLUMNS)
 
 
 def test_long_cursors_and_fingerprints_come_back_and_leave_the_hash_compact(
@@ -420,6 +420,32 @@ def test_a_finished_job_that_is_asked_something_more_still_expires_as_a_whole(
         keys = list(client.scan_iter(f"{prefix}:*:a", count=1000))
         assert len(keys) == 4
         assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)
+
+
+def test_a_failed_job_that_is_retried_expires_no_more_until_it_has_ended_again(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    head = running(store)
+    store.complete_step("a", TOKEN, a_step(), position=0, seq=1, state="{}")
+    ends = {"status": Status.FAILED, "expires_at": store.time() + 3600}
+    control = ControlRecord(1.0, "x", "me")
+    assert store.change(Change("a", head.revision, ends, control=control))
+
+    def lives() -> list[int]:
+        with redis_server.client() as client:
+            return [client.pttl(key) for key in client.scan_iter(f"{prefix}:*:a", count=1000)]
+
+    assert len(lives()) == 5
+    assert all(3_500_000 < each <= 3_600_000 for each in lives())
+    retried = {"status": Status.INTERRUPTED, "expires_at": None}
+    assert store.change(Change("a", head.revision + 1, retried))
+    assert lives() == [-1] * 5
+    ends = {"status": Status.CANCELLED, "expires_at": store.time() + 1800}
+    assert store.change(Change("a", head.revision + 2, ends))
+    again = {"expires_at": store.time() + 900}  # of one that expires already
+    assert store.change(Change("a", head.revision + 3, again))
+    assert len(lives()) == 5
+    assert all(800_000 < each <= 900_000 for each in lives())
 
 
 @pytest.mark.parametrize("wrong", [-3600.0, 3600.0], ids=["behind", "ahead"])

@@ -50,13 +50,18 @@ def other(url: str) -> Iterator[Store]:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was sent, a text a round trip."""
     trips: list[str] = []
-    send = Node.send
+    send, ask = Node.send, Node.ask
 
     def noted(self: Node, commands: Any) -> Any:
         trips.append(" ".join(str(word) for words in commands for word in words))
         return send(self, commands)
 
+    def noted_alone(self: Node, command: Any) -> Any:
+        trips.append(" ".join(map(str, command)))
+        return ask(self, command)
+
     monkeypatch.setattr(Node, "send", noted)
+    monkeypatch.setattr(Node, "ask", noted_alone)
     return trips
 
 

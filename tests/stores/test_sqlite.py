@@ -20,7 +20,7 @@ from tests.processes import ROOT, Children
 from tests.stores.data.make_version_1 import FILE as VERSION_1
 from tests.stores.data.make_version_1 import write_job
 from tracedjobs import Runtime
-from tracedjobs._core.records import Change, ControlRecord, JobRecord, Status
+from tracedjobs._core.records import JOB_COLUMNS, Change, ControlRecord, JobRecord, Status
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores import open_store
 from tracedjobs.stores.sqlite import SQLiteStore
@@ -337,7 +337,7 @@ def test_todays_code_reads_a_file_of_version_1_and_works_on_it(
 def without_lease(job: JobRecord) -> dict[str, object]:
     return {
         name: getattr(job, name)
-        for name in job.__slots__
+        for name in JOB_COLUMNS
         if name not in {"lease_until", "lease_boot"}
     }
 

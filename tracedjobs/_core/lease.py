@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs import events
@@ -229,7 +229,7 @@ def _begun(stored: Stored, change: Change) -> Stored:
     """
     head = stored.job.changed({**change.columns, "revision": change.revision + 1})
     opened = () if change.open_run is None else (change.open_run,)
-    return replace(stored, job=head, runs=(*stored.runs, *opened))
+    return stored._replace(job=head, runs=(*stored.runs, *opened))
 
 
 def _give_back(store: Store, job_id: str, token: str, reason: str) -> Flow[None]:

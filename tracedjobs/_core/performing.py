@@ -177,12 +177,12 @@ def _call(run: Run, job: Job[..., Any], errors: tuple[type[BaseException], ...])
 
 def bound_arguments(job: Job[..., Any], head: JobRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The job's stored arguments, as the function of today takes them; `TypeError` if it cannot."""
-    from inspect import BoundArguments  # noqa: PLC0415 - a slow import
-
     stored = values.decode(head.arguments)
     given = stored if isinstance(stored, dict) else {}
     if tuple(given) == job.plain_parameters:
         return tuple(given.values()), {}  # as nearly always: all of them, in their order
+    from inspect import BoundArguments  # noqa: PLC0415 - a slow import
+
     signature = job.signature
     ctx_name, *names = signature.parameters
     unknown = sorted(set(given) - set(names))

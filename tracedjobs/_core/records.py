@@ -10,8 +10,6 @@ import json
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from itertools import repeat
-from operator import attrgetter, call
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracedjobs._core.compact import compact
@@ -241,8 +239,7 @@ class Survey:
     """Since when the job that has waited longest could have been resumed, by name and queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(NamedTuple):
     """A completed step."""
 
     name: str
@@ -258,8 +255,7 @@ class StepRecord:
     """Where that run took it up, see `Position.entered`."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(NamedTuple):
     """One run: from the taking of the lease to its outcome, which is `None` while it runs."""
 
     number: int
@@ -298,8 +294,7 @@ class SpansSent(NamedTuple):
     root: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ControlRecord:
+class ControlRecord(NamedTuple):
     """What an operator asked of the job, who it was, and when."""
 
     at: float
@@ -308,7 +303,7 @@ class ControlRecord:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobRecord:
     """The head of a job: what changes as a whole, under `revision`, but for the saver's part.
 
@@ -391,14 +386,12 @@ class JobRecord:
     def changed(self, columns: Mapping[str, object]) -> JobRecord:
         """The record with those columns in the place of its own, as `dataclasses.replace` has it.
 
-        In a quarter of its time, and each delivery of a message needs it twice: there a function
-        in Python is gone through for each of the columns.
+        In a tenth of its time, and each delivery of a message needs it twice: so the columns are
+        in the record's `__dict__`, which is copied at once, and not in slots.
         """
-        values = list(_VALUES_OF(self))
-        for column, value in columns.items():
-            values[_PLACES[column]] = value
         made = object.__new__(JobRecord)
-        any(map(call, _PUTS, repeat(made), values))  # each returns None
+        made.__dict__.update(self.__dict__)
+        made.__dict__.update(columns)
         return made
 
     @property
@@ -418,8 +411,7 @@ class JobRecord:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A job with all that belongs to it."""
 
     job: JobRecord
@@ -455,8 +447,7 @@ class Save(NamedTuple):
     """See `JobRecord.meter`; `None` where it has not changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One atomic change of a job, valid only while its revision is still `revision`."""
 
     job_id: str
@@ -524,9 +515,6 @@ POSITION_COLUMNS: Final = (
 NOWHERE: Final = (None, "null", 0, None, None, None, None, None)
 """What these columns hold while no step is open."""
 JOB_COLUMNS: Final = tuple(each.name for each in fields(JobRecord))
-_VALUES_OF: Final = attrgetter(*JOB_COLUMNS)
-_PUTS: Final = tuple(JobRecord.__dict__[column].__set__ for column in JOB_COLUMNS)
-_PLACES: Final = {column: place for place, column in enumerate(JOB_COLUMNS)}
-STEP_COLUMNS: Final = tuple(each.name for each in fields(StepRecord))
-RUN_COLUMNS: Final = tuple(each.name for each in fields(RunRecord))
-CONTROL_COLUMNS: Final = tuple(each.name for each in fields(ControlRecord))
+STEP_COLUMNS: Final = StepRecord._fields
+RUN_COLUMNS: Final = RunRecord._fields
+CONTROL_COLUMNS: Final = ControlRecord._fields

@@ -465,6 +465,9 @@ def default_runtime() -> Runtime:
 def _named_arguments(
     job: Job[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
 ) -> dict[str, object]:
+    names = job.plain_parameters
+    if names is not None and len(names) == len(args) and not kwargs:
+        return dict(zip(names, args, strict=True))  # as nearly always
     try:
         bound = job.signature.bind(None, *args, **kwargs)
     except TypeError as error:

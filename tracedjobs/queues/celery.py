@@ -81,6 +81,8 @@ KEPT: Final = (
     "timelimit",
 )
 
+_OWN: Final = {key: getattr(Context, key, None) for key in KEPT}
+"""What a request has of each where it is not said."""
 FOLLOWED: Final = ("callbacks", "chain", "chord", "errbacks")
 """Of a request: for what its end sends other messages."""
 
@@ -241,9 +243,13 @@ def _is_followed(request: Any) -> bool:
 
 
 def _kept(request: Any) -> str:
-    """What is chained to the task, and its options, as the text that Celery makes of them."""
+    """What is chained to the task, and its options, as the text that Celery makes of them.
+
+    Without those that it takes by itself: of most messages that is nearly all.
+    """
+    given = {key: getattr(request, key, None) for key in KEPT}
     try:
-        return str(json.dumps({key: getattr(request, key, None) for key in KEPT}))
+        return str(json.dumps({key: each for key, each in given.items() if each != _OWN[key]}))
     except (TypeError, ValueError) as error:
         raise SerializationError(str(error)) from error
 

@@ -56,9 +56,6 @@ DEFAULT_TIMEOUT: Final = 5.0
 
 # dataclasses.astuple copies every value, and takes ten times as long.
 _COLUMNS_OF_JOB: Final = attrgetter(*JOB_COLUMNS)
-_COLUMNS_OF_STEP: Final = attrgetter(*STEP_COLUMNS)
-_COLUMNS_OF_RUN: Final = attrgetter(*RUN_COLUMNS)
-_COLUMNS_OF_CONTROL: Final = attrgetter(*CONTROL_COLUMNS)
 
 
 def _list(columns: Sequence[str]) -> str:
@@ -305,7 +302,7 @@ class SQLiteStore:
                 return False
             lease = None if lease_ttl is None else boot_time() + lease_ttl
             raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq))
-            values = (position, *_COLUMNS_OF_STEP(step), job_id, token)
+            values = (position, *step, job_id, token)
             if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
                 _add(raw, counts)
             return True
@@ -567,14 +564,14 @@ def _write_parts(raw: sqlite3.Connection, change: Change, seq: int) -> None:
         raw.execute(
             f"INSERT INTO runs (job, {_list(RUN_COLUMNS)}) "  # noqa: S608
             f"VALUES (?{', ?' * len(RUN_COLUMNS)})",
-            (seq, *_COLUMNS_OF_RUN(change.open_run)),
+            (seq, *change.open_run),
         )
     if change.control is not None:
         raw.execute(
             f"INSERT INTO controls (job, position, {_list(CONTROL_COLUMNS)}) "  # noqa: S608
             "SELECT ?, (SELECT coalesce(max(position), 0) + 1 FROM controls WHERE job = ?)"
             f"{', ?' * len(CONTROL_COLUMNS)}",
-            (seq, seq, *_COLUMNS_OF_CONTROL(change.control)),
+            (seq, seq, *change.control),
         )
 
 

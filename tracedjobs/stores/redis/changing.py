@@ -5,12 +5,11 @@ Nothing here talks to a server; the script makes the change only if the job is a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tracedjobs._core.clock import boot_id
+from tracedjobs._core.compact import compact
 from tracedjobs._core.due import columns_of
-from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     ALLOWED,
     LOST_GAP,
@@ -26,8 +25,8 @@ from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import (
     end_entry,
     hand_micros,
+    is_submitted_alike,
     later_text,
-    pack_list,
     packed,
     submitted_text,
     to_micros,
@@ -51,14 +50,14 @@ def change_arguments(
 ) -> tuple[list[str], list[str | int]]:
     """Keys and arguments of the script that makes the change of the job to `new`.
 
-    `added`: fields of totals, and what is added to each. `now`: the time on the server's clock.
+    `added`: fields of totals, then what is added to each. `now`: the time on the server's clock.
     """
     old, columns = stored.job, change.columns
     shard = shard_of(old.id)
     keys = [
         *names.job(old.id),
-        *names.indexes(shard, old.status.value, old.name),
-        *names.indexes(shard, new.status.value, new.name),
+        *names.indexes(shard, old.status, old.name),
+        *names.indexes(shard, new.status, new.name),
         names.leases(shard),
         names.ends(shard),
         names.totals(shard),
@@ -67,7 +66,7 @@ def change_arguments(
         names.handed(shard, new.status),
     ]
     texts = packed(new)
-    moves = any(name in columns for name in POSITION_COLUMNS)
+    moves = not columns.keys().isdisjoint(POSITION_COLUMNS)
     held = "" if change.if_lease_until is None else to_micros(change.if_lease_until)
     for_ttl = "" if change.lease_ttl is None else to_micros(change.lease_ttl)
     state = ("-" if new.state is None else new.state) if "state" in columns else ""
@@ -76,13 +75,15 @@ def change_arguments(
         keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
     last, pushed = _runs(stored.runs, change)
     head = later_text(new, last)
-    if any(getattr(old, each) != getattr(new, each) for each in SUBMITTED):
+    if not is_submitted_alike(old, new):
         head = submitted_text(new) + head
     dropped = bool(change.drop_steps)
-    left = [step for step in stored.steps if step.name not in change.drop_steps]
+    left: list[str] = []
+    if dropped:
+        left = [compact(each) for each in stored.steps if each.name not in change.drop_steps]
     return keys, [
-        *(old.id, old.revision, old.status.value, old.token or "", held),
-        *(new.revision, new.status.value, new.token or "", new.wish or ""),
+        *(old.id, old.revision, old.status, old.token or "", held),
+        *(new.revision, new.status, new.token or "", new.wish or ""),
         head,
         for_ttl,
         to_micros(new.lease_until) if "lease_until" in columns else "",
@@ -91,18 +92,17 @@ def change_arguments(
         texts.progressed if "progressed_at" in columns else "",
         *("1" if moves else "", texts.cursor, texts.open),
         *(texts.spilled_cursor, texts.spilled_open, state, keep),
-        "" if old.expires_at is None else end_entry(old.id, old.status.value, old.name),
-        end_entry(new.id, new.status.value, new.name) if keep not in {"", "same"} else "",
-        "" if pushed is None else pack_list(pushed),
-        "" if change.control is None else pack_list(change.control),
+        "" if old.expires_at is None else end_entry(old.id, old.status, old.name),
+        end_entry(new.id, new.status, new.name) if keep not in {"", "same"} else "",
+        "" if pushed is None else compact(pushed),
+        "" if change.control is None else compact(change.control),
         str(len(stored.steps)) if dropped else "",
         # A run may have completed a step since `old` was read, which clears them both.
         (new.meter or "") if "meter" in columns else "=",
         (new.counted or "") if "counted" in columns else "=",
         _owes(old, change),
         str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
-        *(hand_micros(new), len(added), *added),
-        *(pack_list(step) for step in (left if dropped else ())),
+        *(hand_micros(new), len(added) // 2, *added, *left),
     ]
 
 
@@ -131,8 +131,10 @@ def check_transition(old: JobRecord, status: Status) -> None:
 
 
 def _owes(old: JobRecord, change: Change) -> str:
+    if old.trace is None or not change.owes_spans:
+        return ""
     trace = Trace.read(old.trace)
-    return "1" if change.owes_spans and trace is not None and trace.sampled else ""
+    return "1" if trace is not None and trace.sampled else ""
 
 
 def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None, RunRecord | None]:
@@ -140,8 +142,8 @@ def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None
     last = runs[-1] if runs else None
     end = change.close_run
     if end is not None and last is not None and last.number == end.number:
-        last = replace(
-            last, outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
+        last = last._replace(
+            outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
         )
     if change.open_run is None:
         return last, None

@@ -6,7 +6,6 @@ touch them all. The number of shards is part of the layout and never changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
@@ -26,29 +25,32 @@ def shard_of(text: str) -> int:
     return crc32(text.encode()) % SHARDS
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
     """The keys under one prefix."""
 
-    prefix: str
+    def __init__(self, prefix: str) -> None:
+        """Remember how the keys of each shard begin."""
+        self.starts = [f"{prefix}:{{{shard:02}}}:" for shard in range(SHARDS)]
 
     def at(self, shard: int, what: str) -> str:
         """A key of the shard."""
-        return f"{self.prefix}:{{{shard:02}}}:{what}"
+        return self.starts[shard] + what
 
     def job(self, job_id: str) -> list[str]:
         """Hash, head, steps, runs, controls, state, open step and cursor: what is a job's own.
 
         The last two are there only for texts that would not fit the hash's compact form.
         """
-        start = self.at(shard_of(job_id), "")
-        return [f"{start}{part}:{job_id}" for part in _PARTS]
+        start, end = self.starts[shard_of(job_id)], f":{job_id}"
+        return [start + part + end for part in _PARTS]
 
     def of_completion(self, job_id: str, shard: int) -> list[str]:
         """What the completion of a step writes: hash, steps and state, leases and totals."""
-        start = self.at(shard, "")
-        keys = [f"{start}{part}:{job_id}" for part in ("j", "s", "z")]
-        return [*keys, f"{start}leases", f"{start}totals"]
+        start = self.starts[shard]
+        return [
+            *(f"{start}j:{job_id}", f"{start}s:{job_id}", f"{start}z:{job_id}"),
+            *(start + "leases", start + "totals"),
+        ]
 
     def part(self, job_id: str, part: str) -> str:
         """One key of a job: `j` its hash, `s` steps, `z` state, `o` open step, `x` cursor."""
@@ -92,7 +94,7 @@ class Keys:
 
     def indexes(self, shard: int, status: str, name: str) -> list[str]:
         """The two indexes that a job of that status and name stands in, each by birth."""
-        start = self.at(shard, "")
+        start = self.starts[shard]
         return [f"{start}i:{status}", f"{start}n:{status}:{name}"]
 
     def indexes_of(self, shard: int, status: Status | None, name: str | None) -> Sequence[str]:

@@ -163,6 +163,30 @@ class Node:
         """Send and receive."""
         return self.receive(self.send(commands))
 
+    def ask(self, command: Words) -> Any:
+        """The reply to one command, or the exception in its place: what `run` does, shorter."""
+        try:
+            connection = self._connection()
+        except (RedisError, OSError) as error:
+            self.failed_at = boot_time()
+            return error
+        reply: Any
+        try:
+            connection.send_packed_command([on_the_wire(command)], False)  # noqa: FBT003 - theirs
+            reply = connection.read_response()
+        except ResponseError as error:
+            reply = error
+        except (RedisError, OSError) as error:
+            self._drop(connection)  # as in `receive`
+            return error
+        except BaseException:
+            self._drop(connection)
+            raise
+        self._idle.append((connection, boot_time()))
+        if self._closed:
+            self.close()
+        return reply
+
     def note_time(self, micros: str | int) -> None:
         """Note the server's clock, as an answer that has just come said it."""
         self._clock = (int(micros) / 1e6, boot_time())

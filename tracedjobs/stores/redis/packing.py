@@ -9,19 +9,15 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
-from tracedjobs._core.first_run import SUBMITTED
+from tracedjobs._core.first_run import SUBMITTED, FirstRun
 from tracedjobs._core.records import (
-    CONTROL_COLUMNS,
     RECORD_VERSION,
-    RUN_COLUMNS,
-    STEP_COLUMNS,
     ControlRecord,
     JobRecord,
     Position,
@@ -36,8 +32,6 @@ from tracedjobs.stores.base import written_by_newer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tracedjobs._core.first_run import FirstRun
-
 __all__ = [
     "AS_ITEMS",
     "UNTOUCHED",
@@ -46,9 +40,9 @@ __all__ = [
     "begun_text",
     "end_entry",
     "hand_micros",
+    "is_submitted_alike",
     "later_text",
     "name_text",
-    "pack_list",
     "packed",
     "packed_place",
     "packed_position",
@@ -68,6 +62,8 @@ SPILLED: Final = "#"
 AS_ITEMS: Final = "="
 """The field of a cursor that is the number of items, as offsets are: so it stays as they move."""
 OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "entered")
+NOW: Final = -8.2374651902e300
+"""Stands for the moment of a first run where it is not known yet: no text has it by chance."""
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
     | {"cursor", "items", "progressed_at", "meter", "counted", *OPEN}
@@ -99,12 +95,7 @@ LATER: Final = (
 )
 _SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
 _LATER_OF: Final = attrgetter(*LATER)
-# dataclasses.astuple copies every value, and takes ten times as long.
-_COLUMNS_OF: Final = {
-    StepRecord: attrgetter(*STEP_COLUMNS),
-    RunRecord: attrgetter(*RUN_COLUMNS),
-    ControlRecord: attrgetter(*CONTROL_COLUMNS),
-}
+_OPEN_OF: Final = attrgetter(*OPEN)
 
 
 def to_micros(moment: float) -> str:
@@ -118,13 +109,7 @@ def hand_micros(job: JobRecord) -> str:
     return "" if not waits or job.hand_at is None else to_micros(job.hand_at)
 
 
-def pack_list(record: StepRecord | RunRecord | ControlRecord) -> str:
-    """A part of a job as one text."""
-    return compact(_COLUMNS_OF[type(record)](record))
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """The texts of a position: two fields of the hash, and what does not fit them."""
 
     items: str
@@ -142,8 +127,7 @@ class Packed:
 
 def packed(job: JobRecord) -> Packed:
     """The texts of a job's position."""
-    opened = tuple(getattr(job, column) for column in OPEN)
-    return _packed(job.cursor, job.items, opened, job.progressed_at)
+    return _packed(job.cursor, job.items, _OPEN_OF(job), job.progressed_at)
 
 
 def packed_position(position: Position | None, progressed_at: float | None) -> Packed:
@@ -206,8 +190,7 @@ def _packed_open(opened: tuple[object, ...]) -> tuple[str, str]:
     return text, ""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A job as it was read: with its birth, by which it stands in the indexes."""
 
     born: str
@@ -226,15 +209,26 @@ def read_end_entry(entry: str) -> tuple[str, str, str, str]:
     return born, job_id, status, name
 
 
+def is_submitted_alike(old: JobRecord, new: JobRecord) -> bool:
+    """Whether the first two lines of their heads are the same, of two records of one job."""
+    return bool(_SUBMITTED_OF(old) == _SUBMITTED_OF(new))
+
+
 def submitted_text(job: JobRecord) -> str:
     """The first two lines of the head, which hardly ever change, and may be long.
 
     Name and queue as fields of totals have them, so that a script can make such a field; then the
     columns that a submission sets.
     """
-    return f"{name_text(job.name)}{compact(job.queue or '')}\n{compact(_SUBMITTED_OF(job))}\n"
+    return f"{_first_line(job.name, job.queue or '')}\n{compact(_SUBMITTED_OF(job))}\n"
 
 
+@lru_cache(maxsize=1 << 10)
+def _first_line(name: str, queue: str) -> str:
+    return name_text(name) + compact(queue)
+
+
+@lru_cache(maxsize=1 << 10)
 def name_text(name: str) -> str:
     """What the head of a job of that name begins with."""
     return f"{compact(name)},"
@@ -242,14 +236,21 @@ def name_text(name: str) -> str:
 
 def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
     """The third line of the head: what else changes under `revision` only, with the last run."""
-    return compact([_LATER_OF(job), None if last_run is None else _COLUMNS_OF[RunRecord](last_run)])
+    return compact([_LATER_OF(job), last_run])
 
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
+    return compact(first.now).join(_around_now(first.worker, first.owner, first.lease_ttl))
+
+
+@lru_cache(maxsize=1 << 6)
+def _around_now(worker: str, owner: str | None, lease_ttl: float) -> list[str]:
+    """What stands before, between and behind the moments of such a text: all the rest of it."""
+    first = FirstRun("", "", worker, owner, lease_ttl, NOW)
     columns = {**first.columns, "lease_boot": boot_id()}
     later = [columns.get(column, default) for column, default in _UNTOUCHED]
-    return compact([later, _COLUMNS_OF[RunRecord](first.record)])
+    return compact([later, first.record]).split(compact(NOW))
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
@@ -305,9 +306,9 @@ def read_found(job_id: str, reply: Sequence[Any]) -> Found:
     )
 
 
-def read_begun(job_id: str, first: FirstRun, reply: Sequence[Any]) -> Stored:
+def read_begun(job_id: str, first: FirstRun, reply: str) -> Stored:
     """The job in a reply of `begin` that has begun it: as it was submitted, but for `first`."""
-    lease, submitted = reply
+    lease, submitted = reply.split("\n")
     columns = _submitted(job_id, submitted)
     columns |= first.columns
     columns |= {"id": job_id, "name": first.job_name, "revision": 1}

@@ -94,7 +94,7 @@ class Servers:
         if self._address.kind or self._has_waits:
             return self.run([command])[0]
         node = self.node(command.shard)
-        (answer,) = node.run(command.words)
+        answer = node.ask(command.words)
         if not isinstance(answer, Exception):
             return answer
         if _lacks_script(answer):

@@ -10,10 +10,10 @@ import logging
 import os
 from contextlib import suppress
 from heapq import nlargest, nsmallest
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.compact import compact
 from tracedjobs._core.counting import BUCKET_LABELS, OTHER
 from tracedjobs._core.records import (
     Change,
@@ -46,7 +46,6 @@ from tracedjobs.stores.redis.packing import (
     hand_micros,
     later_text,
     name_text,
-    pack_list,
     packed,
     read_begun,
     read_end_entry,
@@ -118,13 +117,13 @@ class RedisStore:
         keep, entry = "", ""
         if job.expires_at is not None:
             keep = milliseconds_until(job.expires_at, self.time())
-            entry = end_entry(job.id, job.status.value, job.name)
+            entry = end_entry(job.id, job.status, job.name)
         made = self._call(
             "create",
             shard,
             [
                 *self._keys.job(job.id),
-                *self._keys.indexes(shard, job.status.value, job.name),
+                *self._keys.indexes(shard, job.status, job.name),
                 self._keys.leases(shard),
                 self._keys.ends(shard),
                 self._keys.totals(shard),
@@ -132,7 +131,7 @@ class RedisStore:
             ],
             [
                 *(job.id, submitted_text(job) + later_text(job, None)),
-                *(job.status.value, job.revision),
+                *(job.status, job.revision),
                 *(job.token or "", job.wish or "", job.saved_seq, to_micros(job.lease_until)),
                 columns.tail,
                 *(columns.cursor, columns.open, job.state or ""),
@@ -152,14 +151,13 @@ class RedisStore:
     def begin(self, job_id: str, first: FirstRun) -> tuple[Stored | None, bool]:
         """See `Store.begin`."""
         shard = shard_of(job_id)
-        pending, running = Status.PENDING.value, Status.RUNNING.value
         reply = self._call(
             "begin",
             shard,
             [
                 *self._keys.job(job_id),
-                *self._keys.indexes(shard, pending, first.job_name),
-                *self._keys.indexes(shard, running, first.job_name),
+                *self._keys.indexes(shard, Status.PENDING, first.job_name),
+                *self._keys.indexes(shard, Status.RUNNING, first.job_name),
                 self._keys.leases(shard),
                 self._keys.totals(shard),
                 self._keys.unbegun(shard),
@@ -172,10 +170,9 @@ class RedisStore:
         )
         if reply is None:
             return None, False
-        begun, *found = reply
-        if begun:
-            return self._reading(job_id, lambda: read_begun(job_id, first, found)), True
-        return self._read(job_id, found).stored, False
+        if isinstance(reply, str):
+            return self._reading(job_id, lambda: read_begun(job_id, first, reply)), True
+        return self._read(job_id, reply).stored, False
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -222,10 +219,12 @@ class RedisStore:
         added = self._added(change.counts, shard)
         keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
         self._last_saves.forget(old.id)
-        made, steps = [*self._call("change", shard, keys, args, writes=True), 0][:2]
-        if made and change.columns.get("status") is Status.COMPLETED:
+        steps = self._call("change", shard, keys, args, writes=True)
+        if steps < 0:
+            return False
+        if change.columns.get("status") is Status.COMPLETED:
             self._count_steps(new.name, steps)
-        return bool(made)
+        return True
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, Saved]:
         """See `Store.save`."""
@@ -257,7 +256,7 @@ class RedisStore:
         """See `Store.save_one`."""
         for whole in (False, True):
             part = self._last_saves.part(save, whole=whole)
-            (reply,) = self._run([part.command])
+            reply = self._ready().run_one(part.command)
             if isinstance(reply, StoreError):
                 raise reply
             self._note_time(part.command.shard, self._last_saves.time(part, reply))
@@ -283,7 +282,7 @@ class RedisStore:
         self._last_saves.forget(job_id)
         shard = shard_of(job_id)
         keys = self._keys.of_completion(job_id, shard)
-        args: list[str | int] = [job_id, token, position, pack_list(step), seq, state or ""]
+        args: list[str | int] = [job_id, token, position, compact(step), seq, state or ""]
         args.append("" if lease_ttl is None else to_micros(lease_ttl))
         args += self._added(counts, shard)
         return bool(self._call("complete_step", shard, keys, args, writes=True))
@@ -569,7 +568,7 @@ class RedisStore:
         return steps
 
     def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
-        """Fields of totals of that shard and what is added to each, with few step names.
+        """Fields of totals of that shard, then what is added to each, with few step names.
 
         Each field once, for scripts that read all of them before they write: names that are not
         told apart have the same.
@@ -582,7 +581,7 @@ class RedisStore:
             if field is None:
                 field = self._field(key, shard)
             amounts[field] = amounts[field] + amount if field in amounts else amount
-        return list(chain.from_iterable(zip(amounts, map(repr, amounts.values()), strict=True)))
+        return [*amounts, *map(repr, amounts.values())]
 
     def _field(self, key: TotalKey, shard: int) -> str:
         metric, job_name, queue, step, label = key

@@ -5,7 +5,7 @@
 --       this version begins with, 4 the third line while nothing has happened, 5 once the run has
 --       begun, 6 token, 7 lease from now in µs, 8 the moment of progress, 9 upper bounds of the
 --       buckets of queue_wait in seconds
--- Returns 1, the end of the lease and the head's second line if it has begun the run, 0 and what
+-- Returns the end of the lease and the head's second line as one text if it has begun the run, what
 -- load.lua returns if not; false when the job is gone. All that can change is compared with what it
 -- was at first, so there are no steps, runs and controls then; the state alone is a key that a
 -- submission may set.
@@ -24,8 +24,8 @@ then
   local spilled = {false, false}
   if string.sub(hash[8], 1, 1) == '#' then spilled[1] = redis.call('GET', KEYS[7]) end
   if hash[7] == '#' then spilled[2] = redis.call('GET', KEYS[8]) end
-  local found = {0, fields, head, state, spilled[1], spilled[2]}
-  for at = 3, 5 do found[at + 4] = redis.call('LRANGE', KEYS[at], 0, -1) end
+  local found = {fields, head, state, spilled[1], spilled[2]}
+  for at = 3, 5 do found[at + 3] = redis.call('LRANGE', KEYS[at], 0, -1) end
   return found
 end
 local time = redis.call('TIME')
@@ -42,15 +42,15 @@ for bound in string.gmatch(ARGV[9], '%S+') do
     break
   end
 end
-redis.call('HINCRBYFLOAT', KEYS[14], '["queue_wait_bucket",' .. first .. ',"","' .. bucket .. '"]', 1)
-if wait > 0 then
-  redis.call('HINCRBYFLOAT', KEYS[14], '["queue_wait_sum",' .. first .. ',"",""]',
-    string.format('%.6f', wait))
-end
+local counted = '["queue_wait_bucket",' .. first .. ',"","' .. bucket .. '"]'
+local summed = '["queue_wait_sum",' .. first .. ',"",""]'
+local before = redis.call('HMGET', KEYS[14], counted, summed)
+redis.call('HSET', KEYS[14], counted, string.format('%.17g', (before[1] or 0) + 1),
+  summed, string.format('%.17g', (before[2] or 0) + math.max(wait, 0)))
 redis.call('ZREM', KEYS[9], ARGV[1])
 redis.call('ZREM', KEYS[10], ARGV[1])
 redis.call('ZREM', KEYS[15], ARGV[1])
 redis.call('ZADD', KEYS[11], hash[1], ARGV[1])
 redis.call('ZADD', KEYS[12], hash[1], ARGV[1])
 redis.call('ZADD', KEYS[13], lease, ARGV[1])
-return {1, lease, second}
+return lease .. '\n' .. second

@@ -13,32 +13,33 @@
 --       27 number of steps read ('' when none are dropped), 28 meter, 29 counted items ('=' where
 --       they stay), 30 whether it owes spans from now on, 31 the leap of seq that only a step's
 --       completion makes ('' where it is not looked at), 32 when it is to be handed back to its
---       queue in µs ('' for never), 33 how many texts follow: fields of totals and what is added
---       to each, then the steps left
+--       queue in µs ('' for never), 33 how many fields of totals follow, then these, as many
+--       texts of what is added to each, and the steps left
+-- Returns how many steps the job has; -1 where it is not as it was read.
 local hash = KEYS[1]
-local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b')
+local job = redis.call('HMGET', hash, 'v', 's', 't', 'l', 'b', 'w', 'm', 'n')
 if job[1] ~= ARGV[2] or job[2] ~= ARGV[3] or (job[3] or '') ~= ARGV[4] then
-  return {0}
+  return -1
 end
 local seq, lease, items, progressed = string.match(job[4], '^(%S+) (%S+) (%S+) (%S+)$')
 if ARGV[5] ~= '' and lease ~= ARGV[5] then
-  return {0}
+  return -1
 end
 if ARGV[27] ~= '' and redis.call('LLEN', KEYS[3]) ~= tonumber(ARGV[27]) then
-  return {0}
+  return -1
 end
 if ARGV[31] ~= '' and ARGV[13] - seq >= tonumber(ARGV[31]) then
   -- The run that ends has completed steps that the server has lost, see complete_step.lua.
   redis.call('HSET', hash, 'l', seq .. ' 0 ' .. items .. ' ' .. progressed)
   redis.call('HDEL', hash, 't')
   if job[2] == 'running' then redis.call('ZADD', KEYS[13], 0, ARGV[1]) end
-  return {0}
+  return -1
 end
 local head = ARGV[10]
 if string.sub(head, 1, 1) == '[' then
   local submitted = string.match(redis.call('GET', KEYS[2]) or '', '^.*\n')
   if not submitted then
-    return {0}
+    return -1
   end
   head = submitted .. head
 end
@@ -50,14 +51,20 @@ if ARGV[13] ~= '' then seq = ARGV[13] end
 if ARGV[14] ~= '' then items = ARGV[14] end
 if ARGV[15] ~= '' then progressed = ARGV[15] end
 
-redis.call('SET', KEYS[2], head, 'KEEPTTL')
+local ends = tonumber(ARGV[22]) and string.format('%.0f', math.floor(now / 1000) + ARGV[22])
+if ends then
+  redis.call('SET', KEYS[2], head, 'PXAT', ends)
+else
+  redis.call('SET', KEYS[2], head, 'KEEPTTL')
+end
 -- Fields, totals and ends are written in as few calls as there can be: what each costs is mostly the
 -- way into Redis and out.
 local set, drop = {'v', ARGV[6], 's', ARGV[7],
   'l', seq .. ' ' .. lease .. ' ' .. items .. ' ' .. progressed}, {}
-for name, at in pairs({t = 8, w = 9, m = 28, n = 29}) do
+for field, at in ipairs({8, 9, 28, 29}) do
+  local name = string.sub('twmn', field, field)
   if ARGV[at] == '' then
-    drop[#drop + 1] = name
+    if job[field == 1 and 3 or field + 4] then drop[#drop + 1] = name end
   elseif ARGV[at] ~= '=' then
     set[#set + 1] = name
     set[#set + 1] = ARGV[at]
@@ -79,7 +86,7 @@ if ARGV[25] ~= '' then redis.call('RPUSH', KEYS[4], ARGV[25]) end
 if ARGV[26] ~= '' then redis.call('RPUSH', KEYS[5], ARGV[26]) end
 if ARGV[27] ~= '' then
   redis.call('DEL', KEYS[3])
-  for at = 34 + ARGV[33], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
+  for at = 34 + 2 * ARGV[33], #ARGV do redis.call('RPUSH', KEYS[3], ARGV[at]) end
   local sent = redis.call('HGET', hash, 'p')
   if sent then
     local sent_steps, rest = string.match(sent, '^(%d+) (.*)$')
@@ -97,13 +104,12 @@ if ARGV[30] ~= '' and redis.call('HEXISTS', hash, 'd') == 0 then
   redis.call('ZADD', KEYS[16], 0, ARGV[1])
 end
 
-local fields, totals = {}, {}
-for at = 34, 33 + ARGV[33], 2 do fields[#fields + 1] = ARGV[at] end
-if #fields > 0 then
-  local before = redis.call('HMGET', KEYS[15], unpack(fields))
-  for at, field in ipairs(fields) do
-    totals[at * 2 - 1] = field
-    totals[at * 2] = string.format('%.17g', (before[at] or 0) + ARGV[33 + at * 2])
+local last = 33 + ARGV[33]
+if last > 33 then
+  local before, totals = redis.call('HMGET', KEYS[15], unpack(ARGV, 34, last)), {}
+  for at, amount in ipairs(before) do
+    totals[at * 2 - 1] = ARGV[33 + at]
+    totals[at * 2] = string.format('%.17g', (amount or 0) + ARGV[last + at])
   end
   redis.call('HSET', KEYS[15], unpack(totals))
 end
@@ -134,16 +140,17 @@ if ARGV[22] == 'same' then
 else
   if ARGV[23] ~= '' then
     redis.call('ZREM', KEYS[14], job[5] .. ' ' .. ARGV[23])
-    for at = 1, 8 do redis.call('PERSIST', KEYS[at]) end
+    if not ends then
+      for at = 1, 8 do redis.call('PERSIST', KEYS[at]) end
+    end
   end
-  if ARGV[22] ~= '' then
-    local ends = string.format('%.0f', math.floor(now / 1000) + tonumber(ARGV[22]))
+  if ends then
     redis.call('ZADD', KEYS[14], ends, job[5] .. ' ' .. ARGV[24])
     redis.call('PEXPIREAT', hash, ends)
-    redis.call('PEXPIREAT', KEYS[2], ends)
-    if redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]) > 0 then
-      for at = 3, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
+    if steps > 0 then redis.call('PEXPIREAT', KEYS[3], ends) end
+    if redis.call('EXISTS', KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]) > 0 then
+      for at = 4, 8 do redis.call('PEXPIREAT', KEYS[at], ends) end
     end
   end
 end
-return {1, steps}
+return steps

@@ -1,7 +1,7 @@
 -- Records that a step is done, with the state after it, and renews the lease; no step is open then.
 -- KEYS: hash, steps, state, leases, totals
 -- ARGV: id, token, position, step, seq, state, lease from now in µs ('' to leave it), then fields of
---       totals and what is added to each
+--       totals, and as many texts of what is added to each
 -- Where steps before it are missing, the server has lost its newest writes: the run is fenced off,
 -- and its lease ended, so that the job is resumed from what is left.
 local job = redis.call('HMGET', KEYS[1], 't', 'l', 's', 'c', 'o', 'm', 'n')
@@ -19,13 +19,12 @@ if position > done then
 end
 if position == done then
   redis.call('RPUSH', KEYS[2], ARGV[4])
-  local fields, totals = {}, {}
-  for at = 8, #ARGV, 2 do fields[#fields + 1] = ARGV[at] end
-  if #fields > 0 then -- as in change.lua
-    local before = redis.call('HMGET', KEYS[5], unpack(fields))
-    for at, field in ipairs(fields) do
-      totals[at * 2 - 1] = field
-      totals[at * 2] = string.format('%.17g', (before[at] or 0) + ARGV[7 + at * 2])
+  local last = 7 + (#ARGV - 7) / 2
+  if last > 7 then -- as in change.lua
+    local before, totals = redis.call('HMGET', KEYS[5], unpack(ARGV, 8, last)), {}
+    for at, amount in ipairs(before) do
+      totals[at * 2 - 1] = ARGV[7 + at]
+      totals[at * 2] = string.format('%.17g', (amount or 0) + ARGV[last + at])
     end
     redis.call('HSET', KEYS[5], unpack(totals))
   end

@@ -1,4 +1,5 @@
 -- Adds to the totals of a shard.
--- KEYS: totals      ARGV: fields, and what is added to each
-for at = 1, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[at], ARGV[at + 1]) end
+-- KEYS: totals      ARGV: fields, and as many texts of what is added to each
+local half = #ARGV / 2
+for at = 1, half do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[at], ARGV[half + at]) end
 return 1

@@ -68,7 +68,12 @@ class _Late:
         self.leaves = False
         with pytest.MonkeyPatch.context() as patch:
 
-            @job(name="late", checkpoint_every=1000, resume_delay=0, max_resumptions=limit)
+            @job(
+                name="late_in_the_recorder",
+                checkpoint_every=1000,
+                resume_delay=0,
+                max_resumptions=limit,
+            )
             def late(ctx: Context) -> None:
                 if ctx.run == 1 and saved is None:
                     _unsaved(ctx._run, patch)

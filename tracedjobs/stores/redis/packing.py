@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
-from tracedjobs._core.first_run import SUBMITTED, FirstRun
+from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
     RECORD_VERSION,
     ControlRecord,
@@ -31,6 +31,8 @@ from tracedjobs.stores.base import written_by_newer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tracedjobs._core.first_run import FirstRun
 
 __all__ = [
     "AS_ITEMS",
@@ -62,8 +64,6 @@ SPILLED: Final = "#"
 AS_ITEMS: Final = "="
 """The field of a cursor that is the number of items, as offsets are: so it stays as they move."""
 OPEN: Final = ("step", "total", "unit", "step_started_at", "fingerprint", "entered")
-NOW: Final = -8.2374651902e300
-"""Stands for the moment of a first run where it is not known yet: no text has it by chance."""
 IN_HASH: Final = frozenset(
     {"id", "status", "revision", "token", "wish", "lease_until", "saved_seq", "state"}
     | {"cursor", "items", "progressed_at", "meter", "counted", *OPEN}
@@ -241,16 +241,9 @@ def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
-    return compact(first.now).join(_around_now(first.worker, first.owner, first.lease_ttl))
-
-
-@lru_cache(maxsize=1 << 6)
-def _around_now(worker: str, owner: str | None, lease_ttl: float) -> list[str]:
-    """What stands before, between and behind the moments of such a text: all the rest of it."""
-    first = FirstRun("", "", worker, owner, lease_ttl, NOW)
     columns = {**first.columns, "lease_boot": boot_id()}
     later = [columns.get(column, default) for column, default in _UNTOUCHED]
-    return compact([later, first.record]).split(compact(NOW))
+    return compact([later, first.record])
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:

@@ -100,15 +100,27 @@ def test_a_forked_child_runs_jobs_of_its_own(files: Runtime, children: Children,
 
 
 LEAVING: Final = """
+def records(cursor):
+    done = cursor or 0
+    while record := os.read(opened, 1):  # whoever reads takes it from the other
+        done += 1
+        yield int(record), done
+
+def of(how):
+    return range(6) if how == "range" else records
+
 @job(name="leaving")
 def leaving(ctx: Context) -> None:
-    for item in ctx.each("items", range(6)):
+    for item in ctx.each("items", of(sys.argv[3])):
         if item == 2 and os.fork() == 0:
             continue  # the child goes on in the parent's loop
         time.sleep(0.05)
 
 with Runtime(URL) as runtime:
     parent = os.getpid()
+    opened, into = os.pipe()
+    os.write(into, b"012345")
+    os.close(into)
     job_id = runtime.submit(leaving, job_id=JOB_ID)
     try:
         outcome = str(runtime.perform(job_id).status)
@@ -121,10 +133,11 @@ with Runtime(URL) as runtime:
 """
 
 
+@pytest.mark.parametrize("how", ["range", "pairs"])
 def test_a_child_that_goes_on_in_its_parents_loop_is_stopped(
-    files: Runtime, children: Children, url: str
+    files: Runtime, children: Children, url: str, how: str
 ) -> None:
-    child = children.start(LEAVING, url, "leaving")
+    child = children.start(LEAVING, url, "leaving", how)
     assert sorted(child.ends().splitlines()) == ["child LeaseLostError True", "parent completed"]
     found = files.get("leaving")
     assert (found.status, found.steps[0].items) == (Status.COMPLETED, 6)

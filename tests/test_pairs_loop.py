@@ -139,6 +139,32 @@ def test_cursors_that_are_no_ints_after_ints_are_resumed_with_their_type(
     assert (lab.get(job_id).steps[0].cursor, lab.get(job_id).steps[0].items) == (10, 4)
 
 
+@pytest.mark.parametrize("at", [0, 1, 2, 20, 32, 33, 34, 70])
+def test_a_stop_that_comes_while_the_source_works_is_seen_before_its_item(
+    lab: Lab, at: int
+) -> None:
+    def source(cursor: Any) -> Iterator[tuple[int, int]]:
+        for number in range(cursor or 0, 80):
+            if number == at and not asked:
+                asked.append(True)
+                held[0]._run.request_stop("stopping")
+            yield number, number + 1
+
+    async def loop(ctx: AsyncContext) -> None:
+        held[:] = [ctx]
+        async for item in ctx.each("loop", source):
+            seen.append(item)  # noqa: PERF401 - the loop is what is tested
+
+    asked: list[bool] = []
+    held: list[Any] = []
+    seen: list[int] = []
+    job_id = lab.submit(loop)
+    assert lab.perform(job_id).reason == "stopping"
+    assert seen == [*range(at)]
+    assert lab.perform(job_id).ok
+    assert seen == [*range(80)]
+
+
 def test_a_text_that_looks_like_json_is_a_cursor_like_any_other(lab: Lab) -> None:
     for text in ("1", "null", '"1"', "[1]"):
         asked: list[object] = []

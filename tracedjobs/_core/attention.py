@@ -17,10 +17,11 @@ __all__ = ["Attention"]
 
 
 class Attention:
-    """The reasons to stop, and the two ways in which loops see that there is one.
+    """The reasons to stop, and the three ways in which loops see that there is one.
 
-    With a reason, `attention` is true and `hot` released. A reason is written first and the flag
-    last, and whoever attends to it drops the flag first: so none is lost, see `Run.attend`.
+    With a reason, `attention` is true, `calm` no longer `int`, and `hot` released. A reason is
+    written first and the flag last, and whoever attends to it drops the flag first: so none is
+    lost, see `Run.attend`.
     """
 
     __slots__ = (
@@ -28,6 +29,7 @@ class Attention:
         "_away",
         "_wish",
         "attention",
+        "calm",
         "ended",
         "hot",
         "in_doubt",
@@ -51,6 +53,7 @@ class Attention:
         """When a stop was first asked for, on the boot clock."""
         self.hot: memoryview | None = None
         self.attention = False
+        self.calm: type[int] | None = int
 
     @property
     def stop_reason(self) -> str | None:
@@ -104,8 +107,12 @@ class Attention:
         self.want_attention()
 
     def want_attention(self) -> None:
-        """Have the job's thread look here before its next item."""
+        """Have the job's thread look here before its next item.
+
+        Said in the three ways that the loops have of seeing it, each the cheapest in its place.
+        """
         self.attention = True
+        self.calm = None
         self.cool()
 
     def heated(self, view: memoryview) -> memoryview:

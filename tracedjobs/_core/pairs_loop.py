@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PairsLoop"]
 
 T = TypeVar("T")
-IN_ORDER: Final = tuple(range(len(SLOTS)))
+IN_ORDER: Final = tuple(SLOTS)
 ALL_SLOTS: Final = slice(SLOTS.start, SLOTS.stop)
 ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * len(SLOTS)).cast("q")
 
@@ -135,22 +135,24 @@ class PairsLoop(Loop[T]):
                 # As long as cursors are ints that fit the slots, and nothing else is wanted.
                 if not given or not self._as_given or not numbers[AHEAD] or run.attention:
                     continue
-                hot = run.heated(numbers[ALL_SLOTS])
                 while True:
                     numbers[ALL_SLOTS] = ALL_EMPTY
                     numbers[COUNT] = ~count
-                    at = -1
+                    at = 0
                     for at, pair in zip(IN_ORDER, pairs):  # noqa: B905 - `strict` costs
                         try:
                             item, after = pair
                         except (TypeError, ValueError):
                             self._refuse_pair(pair)
-                        if type(after) is not int:  # a slot takes a bool
+                        # Not `int`, for a slot takes a bool; and looked at between the source,
+                        # which may have taken its time, and the item.
+                        if type(after) is not run.calm:
                             break
                         yield item
                         try:  # around this alone: what a signal's handler raises is not ours
-                            hot[at] = after
-                        except ValueError:  # attention is wanted, or it is too large for a slot
+                            numbers[at] = after
+                        except ValueError:  # it is too large for a slot
+                            run.check()  # or the run has ended
                             self._move(self._stored_late(after), self.items + 1)
                             pair = NOTHING  # noqa: PLW2901 - it is done
                             break

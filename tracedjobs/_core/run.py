@@ -231,6 +231,7 @@ class Run(Attention):
             yield from self.save_now()
             self._save_first = False
         self.attention = False
+        self.calm = int
         if self._wants_attention():
             self.want_attention()
         reason = self.stop_reason

@@ -99,9 +99,13 @@ def flush() -> None:
     """
     if _tracing is not None:
         provider = api.get_tracer_provider()
-        # Its flush comes to `OfJobs`, and so to what jobs owe, unless others before took its time.
-        if not isinstance(provider, TracerProvider) or not provider.force_flush():
-            _tracing.sender.flush()
+        sent = False
+        try:
+            # Which comes to `OfJobs`, and so to what jobs owe, unless others before took its time.
+            sent = isinstance(provider, TracerProvider) and provider.force_flush()
+        finally:
+            if not sent:
+                _tracing.sender.flush()
     if _logging is not None:
         _logging.flush()
 

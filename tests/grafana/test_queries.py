@@ -133,8 +133,14 @@ def _with_fleet(url: str, folder: Path, prometheus: Prometheus, target: str) -> 
             f"{runs} runs, one lost and one stalled",
         )
         rest = time.time() + 2 * EVERY  # what is compared with an earlier time needs one
-        until(lambda: min(_last_scrapes(prometheus)) > rest, "scrapes of the fleet at rest")
-        ended = max(_last_scrapes(prometheus))
+
+        def at_rest() -> float:
+            scrapes = _last_scrapes(prometheus)
+            # A slow job is not estimated at every moment.
+            estimate = prometheus.ask("tracedjobs_job_eta_timestamp_seconds", at=max(scrapes))
+            return max(scrapes) if min(scrapes) > rest and estimate else 0.0
+
+        ended = until(at_rest, "scrapes of the fleet at rest")
         stretch = _stretch(prometheus, began, ended)
         yield Recorded(prometheus, target, said["tally"], said["held"], began, ended, stretch)
         fleet.stdin.close()

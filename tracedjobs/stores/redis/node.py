@@ -142,9 +142,7 @@ class Node:
         except BaseException:
             self._drop(connection)  # a signal's exception: replies are left in it
             raise
-        self._idle.append((connection, boot_time()))
-        if self._closed:
-            self.close()
+        self._give_back(connection)
         return replies
 
     def answered(self, sent: Sent) -> bool:
@@ -182,9 +180,7 @@ class Node:
         except BaseException:
             self._drop(connection)
             raise
-        self._idle.append((connection, boot_time()))
-        if self._closed:
-            self.close()
+        self._give_back(connection)
         return reply
 
     def note_time(self, micros: str | int) -> None:
@@ -218,6 +214,11 @@ class Node:
         connection.connect()
         connection.update_current_socket_timeout(self._timeout)
         return connection
+
+    def _give_back(self, connection: _Connection) -> None:
+        self._idle.append((connection, boot_time()))
+        if self._closed:
+            self.close()
 
     def _drop(self, connection: _Connection) -> None:
         self.failed_at = boot_time()

@@ -15,7 +15,6 @@ import pytest
 from tests.processes import until
 from tests.telemetry.test_tracing import Traced, attributes
 from tracedjobs import Context, Runtime, Status, Step, job
-from tracedjobs._core import trace
 from tracedjobs.errors import LeaseLostError, ResumeLimitError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -26,16 +25,6 @@ SIZE: Final = 20
 AT: Final = 7
 SAVED: Final = 3
 pytestmark = pytest.mark.usefixtures("run_dir")
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
-    """Telemetry that sends when it is flushed, and not before."""
-    made = Traced()
-    monkeypatch.setattr(made.tracing.sender, "_start", lambda: None)
-    monkeypatch.setattr(trace, "installed", made.tracing)
-    yield made
-    made.provider.shutdown()
 
 
 @pytest.fixture

@@ -37,16 +37,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
-    """Telemetry that sends when it is flushed, and not before."""
-    made = Traced()
-    monkeypatch.setattr(made.tracing.sender, "_start", lambda: None)
-    monkeypatch.setattr(trace, "installed", made.tracing)
-    yield made
-    made.provider.shutdown()
-
-
-@pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[Runtime]:
     with Runtime(f"sqlite:///{tmp_path}/jobs.db") as made:
         yield made

@@ -148,7 +148,7 @@ class _JobCheck:
 
     def _begin(self, line: Line) -> None:
         run = self._runs[line.token] = _Run(line, int(line.value))
-        run.acknowledged = run.place
+        run.acknowledged, run.acknowledged_at = run.place, line.at
         before = self._current
         if before is not None:
             crashed = self._taken_back(before.begin.at, line.at)

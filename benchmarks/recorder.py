@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from benchmarks.harness import Figure, Plan, runtime
 from tracedjobs import Context, job
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import take_cell
+from tracedjobs._core.flight_recorder import AHEAD, EMPTY, private_numbers, take_cell
+from tracedjobs._core.records import Position
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ def _one_item(ctx: Context) -> None:
 
 
 def measure(plan: Plan) -> Iterator[Figure]:
-    """Memory of that many runs' cells, all of them taken at once."""
+    """Memory of that many runs' cells, all taken at once, as loops over integer pairs have them."""
     n = plan.size(1_000, 5)
     with runtime() as here:
         here.perform(here.submit(_one_item))  # so that the file is there
@@ -44,12 +45,21 @@ def measure(plan: Plan) -> Iterator[Figure]:
     )
 
 
+def _numbers() -> memoryview:
+    numbers = private_numbers()
+    numbers[AHEAD] = EMPTY
+    return numbers
+
+
 def _objects(n: int) -> int:
     """Bytes of the objects, the list of free cells included that the process keeps afterwards."""
     gc.collect()
     tracemalloc.start()
     try:
         cells = [take_cell(f"job {number}", "token") for number in range(n)]
+        for cell in cells:
+            cell.open_step(Position("items"), _numbers())
+            cell.slots()
         bytes_now, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -10,17 +10,38 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tracedjobs import Context, Runtime, job
-from tracedjobs._core.flight_recorder import AHEAD, INTEGER, KIND, OFFSET, SLOTS, integers_of
+from tracedjobs._core import flight_recorder
+from tracedjobs._core.flight_recorder import (
+    AHEAD,
+    CELL,
+    EMPTY,
+    INTEGER,
+    KIND,
+    LENGTHS,
+    MOST_LENT,
+    OFFSET,
+    integers_of,
+    private_numbers,
+    slots_of,
+    take_cell,
+)
+from tracedjobs._core.records import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
-ITEMS: Final = 3 * len(SLOTS) + 5
+ITEMS: Final = 3 * CELL // 8 + 5
 HUGE: Final = 1 << 70
 LONG: Final = "i" * 255
-"""An id that leaves no room for slots."""
+ROOM: Final[dict[str, tuple[str, str]]] = {
+    "many slots": ("short", "items"),
+    "few slots": (LONG, "items"),
+    "none": (LONG, "items" * 25),
+    "lent to others": ("short", "items"),
+}
+"""An id and the name of a step, and how much room they leave."""
 
 
 @pytest.fixture
@@ -78,21 +99,26 @@ def is_kept(cursor: object, integer: int) -> bool:
     return type(cursor) is int and cursor == integer
 
 
-@pytest.mark.parametrize("job_id", ["short", LONG], ids=["with slots", "without"])
+@pytest.mark.parametrize("room", ROOM)
 @pytest.mark.parametrize("kind", SOURCES)
 def test_between_any_two_instructions_the_cell_says_what_is_done_and_no_more(
-    runtime: Runtime, kind: str, job_id: str
+    runtime: Runtime, kind: str, room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if room == "lent to others":
+        monkeypatch.setattr(flight_recorder, "MOST_LENT", 0)
     source, cursor_after = SOURCES[kind]
+    job_id, step = ROOM[room]
     seen: set[int] = set()
     wrong: list[object] = []
     done = 0
+    rooms: list[int] = []
 
     @job(name=f"watched {kind}", checkpoint_every=1000)
     def watched(ctx: Context) -> int:
         nonlocal done
-        items = iter(ctx.each("items", source))
+        items = iter(ctx.each(step, source))
         numbers = ctx._run.cell.numbers
+        rooms.append(len(slots_of(numbers[LENGTHS])))
 
         def look(frame: FrameType, _event: str, _argument: object) -> Any:
             frame.f_trace_opcodes = True
@@ -119,6 +145,8 @@ def test_between_any_two_instructions_the_cell_says_what_is_done_and_no_more(
     assert runtime.perform(job_id).result == ITEMS
     assert wrong == []
     assert seen >= set(range(ITEMS))
+    fewest, most = {"few slots": (8, 30), "none": (0, 7)}.get(room, (40, 56))
+    assert fewest <= rooms[0] <= most
 
 
 @job(name="killed at an item", checkpoint_every=1000)
@@ -136,9 +164,7 @@ def killed_at(ctx: Context, kind: str, fatal: int) -> list[int]:
 def test_after_a_kill_at_any_place_among_the_slots_no_item_is_done_again(
     runtime: Runtime, kind: str
 ) -> None:
-    size = len(SLOTS)
-    places = (1, 2, size - 1, size, size + 1, size + 2, 41, 42, 46, 51, 2 * size + 1, ITEMS - 1)
-    for fatal in places:
+    for fatal in (1, 2, 3, 20, *range(40, 58), 95, 99, 103, ITEMS - 1):
         job_id = f"{kind} {fatal}"
         runtime.submit(killed_at, kind, fatal, job_id=job_id)
         if os.fork() == 0:
@@ -154,3 +180,24 @@ def test_after_a_kill_at_any_place_among_the_slots_no_item_is_done_again(
         exact = type(cursor) is int and cursor < HUGE
         assert outcome.result == [*range(fatal if exact else 0, ITEMS)], fatal
         assert outcome.items_redone == (0 if exact else fatal)
+
+
+def test_a_loop_too_many_has_its_slots_once_another_is_done(run_dir: Path) -> None:
+    numbers = private_numbers()
+    numbers[AHEAD] = EMPTY
+    cells = [take_cell(f"job {at}", "token") for at in range(MOST_LENT + 1)]
+    for cell in cells:
+        cell.open_step(Position("items", "null", 0), numbers)
+    *lent, none = [cell.slots() for cell in cells]
+    assert all(lent)
+    assert none == ()
+    assert cells[0].slots() is lent[0]
+    lent[0][0][()] = 7
+    assert cells[0].numbers[slots_of(cells[0].numbers[LENGTHS]).start] == 7
+    cells[0].close_step()
+    with pytest.raises(ValueError, match="released"):
+        lent[0][0][()] = 8
+    assert cells[-1].slots()
+    for cell in cells:
+        cell.free()
+    assert not flight_recorder._lent

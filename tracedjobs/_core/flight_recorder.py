@@ -13,15 +13,16 @@ cell begins with eight integers of 64 bits, in the machine's order:
                         were before those of the slots, while slots are in use
     3       KIND        what of these is to be read: OFFSET, INTEGER, or COUNTED
     4       AHEAD       of an offset: by how much it is ahead of the count; else what an empty slot
-                        holds, or 0 where there is no room for slots
+                        holds, or 0 where there is hardly room for slots
     5       CHECK       a digest of key, step, text and the number of steps before it; 0 while no
                         step is open
     6       KEY         a digest of the job's id and the run's token; 0 in a free cell
     7       LENGTHS     of the two texts that follow: the job's id, and what is kept of the step;
                         and COUNT_ALONE
 
-and ends with 32 more, the slots, unless the texts need their room: the cursors after the items that
-a loop has done since it emptied them, in their order, so that how many are filled says how many.
+and after the texts has as many more as there is room for, the slots: the cursors after the items
+that a loop has done since it emptied them, in their order, so that how many are filled says how
+many.
 
 No write is ever half done for a reader. Each integer is aligned and stored by one instruction,
 which neither x86-64 nor ARM64 tears. A process can be killed between any two instructions; those
@@ -80,17 +81,17 @@ __all__ = [
     "LENGTHS",
     "NUMBERS",
     "OFFSET",
-    "SLOTS",
     "Cell",
     "check_of",
-    "first_of",
     "forget_kept",
     "integers_of",
     "kept_cell",
     "key_of",
     "mark_of",
     "private_numbers",
+    "slots_of",
     "take_cell",
+    "view_of",
 ]
 
 CELL: Final = 512
@@ -108,14 +109,16 @@ LENGTHS: Final = 7
 COUNTED: Final = 0
 OFFSET: Final = 1
 INTEGER: Final = 2
-SLOTS: Final = range(CELL // 16, CELL // 8)
-"""Where the slots are among a cell's integers."""
+FEWEST_SLOTS: Final = 8
+"""To empty and to count fewer would cost more than they save."""
+MOST_LENT: Final = 16
+"""How many loops of a process have views of their slots at a time, of up to 10 KiB each."""
 EMPTY: Final = int.from_bytes(os.urandom(8), "little", signed=True) or 1
 """What an empty slot holds: drawn for this process, so that no source can mean it for a cursor."""
 COUNT_ALONE: Final = 1 << 32
 """In LENGTHS: the job does not go on here, for it has state that belongs to its last save; how many
 items it has done since then is right."""
-HEADER: Final = (int.from_bytes(b"trjcells", "little"), 2)
+HEADER: Final = (int.from_bytes(b"trjcells", "little"), 3)
 """The mark of such a file, and the version of what is described above."""
 LONGEST_ID: Final = 255
 """Bytes of an id that is kept: of any in ASCII. A job with a longer one is found by its lease."""
@@ -128,12 +131,18 @@ def private_numbers() -> memoryview:
     return memoryview(bytearray(CELL)).cast("q")
 
 
-def first_of(numbers: memoryview) -> memoryview:
-    """The first of the integers, as a view without dimensions: it is set by `view[()] = value`.
+def view_of(numbers: memoryview, at: int) -> memoryview:
+    """One of the integers, as a view without dimensions: it is set by `view[()] = value`.
 
     That is a quarter cheaper than by an index, for there is none to be looked at.
     """
-    return numbers[:1].cast("B").cast("q", shape=())
+    return numbers[at : at + 1].cast("B").cast("q", shape=())
+
+
+def slots_of(lengths: int) -> range:
+    """Where the slots are among the integers of a cell whose LENGTHS are these."""
+    texts = (lengths & 0xFFFF) + (lengths >> 16 & 0xFFFF)
+    return range(NUMBERS + (texts + 7) // 8, CELL // 8)
 
 
 def integers_of(numbers: list[int]) -> tuple[int, int]:
@@ -141,7 +150,7 @@ def integers_of(numbers: list[int]) -> tuple[int, int]:
     count = numbers[COUNT]
     if count >= 0:
         return numbers[count & 1], count
-    slots = numbers[SLOTS.start :]
+    slots = numbers[slots_of(numbers[LENGTHS]).start :]
     empty = numbers[AHEAD]
     filled = slots.index(empty) if empty in slots else len(slots)
     before = ~count
@@ -177,11 +186,21 @@ class Cell:
     run saves it before it does anything in it.
     """
 
-    __slots__ = ("_alone", "_at", "_file", "_key", "_segment", "_used", "numbers", "on_unfit")
+    __slots__ = (
+        "_alone",
+        "_at",
+        "_file",
+        "_key",
+        "_segment",
+        "_slots",
+        "_used",
+        "numbers",
+        "on_unfit",
+    )
 
     def __init__(
         self,
-        segment: mmap.mmap | bytearray,
+        segment: memoryview,
         at: int,
         job_id: str,
         key: int,
@@ -195,7 +214,8 @@ class Cell:
         self._key = key
         self._alone = 0
         self.on_unfit: Callable[[], object] | None = None
-        self.numbers = memoryview(segment)[at : at + CELL].cast("q")
+        self._slots: tuple[memoryview, ...] = ()
+        self.numbers = segment[at : at + CELL].cast("q")
         name = job_id.encode()
         self._used = len(name) if len(name) <= LONGEST_ID else 0
         self._write(0, name[: self._used])
@@ -224,10 +244,7 @@ class Cell:
             mine[COUNT] = position.items
         else:
             mine[: AHEAD + 1] = numbers[: AHEAD + 1]
-            if self._used + len(text) <= 8 * (SLOTS.start - NUMBERS):
-                mine[SLOTS.start :] = numbers[SLOTS.start :]
-            elif mine[KIND] != OFFSET:
-                mine[COUNT] = position.items
+            if mine[KIND] != OFFSET and len(slots_of(mine[LENGTHS])) < FEWEST_SLOTS:
                 mine[AHEAD] = 0
         mine[CHECK] = check_of(self._key, step, text, completed)
 
@@ -242,6 +259,17 @@ class Cell:
             numbers[KIND] = COUNTED
             numbers[COUNT] = items
 
+    def slots(self) -> tuple[memoryview, ...]:
+        """Views of the slots, for the loop of the open step, until that is closed.
+
+        None where there is no room for them, or so many loops have theirs that these would take
+        more memory than they are worth: a loop without them stores two integers for an item.
+        """
+        if not self._slots and self.numbers[AHEAD] and len(_lent) < MOST_LENT:
+            _lent.add(self)
+            self._slots = tuple(view_of(self.numbers, at) for at in slots_of(self.numbers[LENGTHS]))
+        return self._slots
+
     def keep_count_alone(self) -> None:
         """Keep how much is done, and no position to go on from, for the rest of the run."""
         self._alone = COUNT_ALONE
@@ -250,6 +278,7 @@ class Cell:
 
     def close_step(self) -> None:
         """Keep no step any more."""
+        self._take_back()
         with contextlib.suppress(ValueError):  # the cell is that of the process we came from
             self.numbers[CHECK] = 0
 
@@ -259,6 +288,7 @@ class Cell:
 
     def release(self) -> None:
         """Write no more, here; the cell stays as it is."""
+        self._take_back()
         self.numbers.release()
 
     def keep(self) -> None:
@@ -295,6 +325,12 @@ class Cell:
             if file is not None and file is _file:
                 file.give(self._segment, self._at)
 
+    def _take_back(self) -> None:
+        for slot in self._slots:
+            slot.release()
+        self._slots = ()
+        _lent.discard(self)
+
     def _write(self, at: int, text: bytes) -> None:
         begin = self._at + 8 * NUMBERS + at
         self._segment[begin : begin + len(text)] = text
@@ -323,7 +359,7 @@ def take_cell(job_id: str, token: str) -> Cell:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-    return Cell(bytearray(CELL), 0, job_id, key)
+    return Cell(memoryview(bytearray(CELL)), 0, job_id, key)
 
 
 def kept_cell(key: int) -> bytes | None:
@@ -350,21 +386,19 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._size = 0
-        self._segments: list[mmap.mmap] = []
-        self._free: list[tuple[mmap.mmap | bytearray, int]] = []
+        self._segments: list[memoryview] = []
+        self._free: list[tuple[memoryview, int]] = []
 
-    def take(self) -> tuple[mmap.mmap | bytearray, int]:
+    def take(self) -> tuple[memoryview, int]:
         if not self._free:
             self._grow()
         return self._free.pop()
 
-    def give(self, segment: mmap.mmap | bytearray, at: int) -> None:
+    def give(self, segment: memoryview, at: int) -> None:
         self._free.append((segment, at))
 
     def is_idle(self) -> bool:
-        return not any(
-            any(memoryview(each).cast("q")[KEY :: CELL // 8].tolist()) for each in self._segments
-        )
+        return not any(any(each.cast("q")[KEY :: CELL // 8].tolist()) for each in self._segments)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -373,10 +407,10 @@ class _File:
         # Allocated, not only made longer: a write to a page that a full disk cannot hold would
         # kill the process.
         os.posix_fallocate(self._handle, self._size, SEGMENT)
-        segment = mmap.mmap(self._handle, SEGMENT, offset=self._size)
+        segment = memoryview(mmap.mmap(self._handle, SEGMENT, offset=self._size))
         first = 0
         if self._size == 0:
-            memoryview(segment)[: 8 * len(HEADER)].cast("q")[:] = memoryview(
+            segment[: 8 * len(HEADER)].cast("q")[:] = memoryview(
                 b"".join(each.to_bytes(8, "little") for each in HEADER)
             ).cast("q")
             first = CELL
@@ -388,6 +422,8 @@ class _File:
 _file: _File | None = None
 _off: Exception | None = None
 _kept: dict[int, tuple[float, Cell]] = {}
+_lent: set[Cell] = set()
+"""Those whose slots a loop has views of."""
 
 
 def _digest(*texts: str) -> int:
@@ -421,6 +457,7 @@ def _after_fork_in_child() -> None:
     # The runs are the parent's, and `saver` has let go of their cells; the maps go with the last.
     global _file  # noqa: PLW0603 - as above
     _kept.clear()
+    _lent.clear()
     if _file is not None:
         _file.close()
         _file = None

@@ -10,13 +10,15 @@ from tracedjobs._core import values
 from tracedjobs._core.flight_recorder import (
     AHEAD,
     BITS,
+    CELL,
     COUNT,
     COUNTED,
     EMPTY,
     INTEGER,
     KIND,
-    SLOTS,
+    LENGTHS,
     integers_of,
+    slots_of,
 )
 from tracedjobs._core.loop import END, NOTHING, Loop, Source
 from tracedjobs._core.options import checked_total
@@ -29,9 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["PairsLoop"]
 
 T = TypeVar("T")
-IN_ORDER: Final = tuple(SLOTS)
-ALL_SLOTS: Final = slice(SLOTS.start, SLOTS.stop)
-ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * len(SLOTS)).cast("q")
+ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * (CELL // 8)).cast("q")
 
 
 class PairsLoop(Loop[T]):
@@ -117,6 +117,7 @@ class PairsLoop(Loop[T]):
         pairs = iter(opened)
         pair: Any = NOTHING
         after: Any = None
+        slots: tuple[memoryview, ...] = ()
         try:
             while True:
                 if pair is NOTHING:
@@ -133,13 +134,19 @@ class PairsLoop(Loop[T]):
                 self._move(after, count)
                 pair = NOTHING
                 # As long as cursors are ints that fit the slots, and nothing else is wanted.
-                if not given or not self._as_given or not numbers[AHEAD] or run.attention:
+                if not given or not self._as_given or run.attention:
                     continue
+                if not slots:
+                    slots = run.cell.slots()
+                    if not slots:
+                        continue
+                    room = slice(slots_of(numbers[LENGTHS]).start, None)
+                    empty = ALL_EMPTY[: len(slots)]
                 while True:
-                    numbers[ALL_SLOTS] = ALL_EMPTY
+                    numbers[room] = empty
                     numbers[COUNT] = ~count
-                    at = 0
-                    for at, pair in zip(IN_ORDER, pairs):  # noqa: B905 - `strict` costs
+                    slot = None
+                    for slot, pair in zip(slots, pairs):  # noqa: B905 - `strict` costs
                         try:
                             item, after = pair
                         except (TypeError, ValueError):
@@ -150,15 +157,15 @@ class PairsLoop(Loop[T]):
                             break
                         yield item
                         try:  # around this alone: what a signal's handler raises is not ours
-                            numbers[at] = after
+                            slot[()] = after
                         except ValueError:  # it is too large for a slot
                             run.check()  # or the run has ended
                             self._move(self._stored_late(after), self.items + 1)
                             pair = NOTHING  # noqa: PLW2901 - it is done
                             break
                     else:
-                        if at == IN_ORDER[-1]:
-                            count += len(IN_ORDER)
+                        if slot is slots[-1]:
+                            count += len(slots)
                             numbers[count & 1] = after
                             numbers[COUNT] = count
                             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET, first_of
+from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET, view_of
 from tracedjobs._core.loop import PLACES, Loop
 from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError
@@ -118,7 +118,7 @@ class SequenceLoop(Loop[T]):
                 at += 1
                 if run.attention:
                     continue
-                hot = run.heated(first_of(numbers))
+                hot = run.heated(view_of(numbers, 0))
                 if run.is_async:
                     self._hot = hot
                     self._offered = None if plain else sequence

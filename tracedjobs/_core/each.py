@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, MappingView, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from tracedjobs._core.pairs_loop import PairsLoop
 from tracedjobs._core.records import Position, StepRecord
-from tracedjobs._core.sequence_loop import SequenceLoop
+from tracedjobs._core.sequence_loop import RangeLoop, SequenceLoop
 
 if TYPE_CHECKING:
     from tracedjobs._core.loop import Loop, Source
@@ -31,7 +31,10 @@ def loop_over(
 ) -> Loop[T]:
     """The loop that fits the kind of `source`, see `check_source`."""
     if isinstance(source, Sequence):
-        return SequenceLoop(
+        kind: type[SequenceLoop[T]] = SequenceLoop
+        if type(source) is range and source.start == 0 and source.step == 1:
+            kind = cast("type[SequenceLoop[T]]", RangeLoop)
+        return kind(
             run,
             name,
             source,

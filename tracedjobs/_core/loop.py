@@ -109,10 +109,10 @@ class Loop(Step, Generic[T]):
         # What an `async for` asks is held here: the same generator where the source needs no
         # waiting for, so that an item costs one coroutine and no more; else the source's iterator.
         self._here: GeneratorType[T, None, None] | tuple[()] = ()
-        # Some kinds leave the most of it to what needs no generator: offsets, as `_hot` takes them
-        # until attention is wanted, of items of a sequence, or that are the items.
+        # Some kinds leave the most of it to what needs no generator: offsets of items that are
+        # offered, as `_hot` takes them until attention is wanted.
         self._places: Iterable[int] = ()
-        self._offered: Sequence[T] | None = None
+        self._offered: Sequence[T] = ()
         self._hot = NO_NUMBERS
         self._iterator: Any = None
         # Its way to the next one, where it is to be awaited and there are no transactions.
@@ -227,8 +227,7 @@ class Loop(Step, Generic[T]):
         # No async generator: one that is left by `break` is closed after the line that follows it.
         for at in self._places:
             try:
-                # Where nothing is offered, the items are the offsets themselves.
-                item: T = at if self._offered is None else self._offered[at]  # type: ignore[assignment]
+                item = self._offered[at]
                 self._hot[()] = at
             except (IndexError, ValueError):  # it has become shorter, or attention is wanted
                 self._places = ()

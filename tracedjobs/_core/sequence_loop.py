@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET, view_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.records import Position
     from tracedjobs._core.run import Run
 
-__all__ = ["SequenceLoop"]
+__all__ = ["RangeLoop", "SequenceLoop"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ class SequenceLoop(Loop[T]):
     """Over a sequence; the cursor is the offset of the next item."""
 
     __slots__ = ("_sequence",)
+    _is_plain: ClassVar = False
 
     def __init__(
         self,
@@ -105,8 +106,6 @@ class SequenceLoop(Loop[T]):
         run = self._run
         numbers = self._numbers
         sequence = self._sequence
-        # The items of a range from 0 on are the offsets, and need not be counted beside them.
-        plain = type(sequence) is range and sequence.start == 0 and sequence.step == 1
         at = numbers[0]
         try:
             while at < len(sequence):
@@ -121,10 +120,10 @@ class SequenceLoop(Loop[T]):
                 hot = run.heated(view_of(numbers, 0))
                 if run.is_async:
                     self._hot = hot
-                    self._offered = None if plain else sequence
+                    self._offered = sequence
                     self._places = iter(range(at, len(sequence)))
                     yield PLACES
-                elif plain:
+                elif self._is_plain:
                     for at in range(at, len(sequence)):  # noqa: B020 - where it stands
                         try:  # around this alone: what a signal's handler raises is not ours
                             hot[()] = at
@@ -193,6 +192,24 @@ class SequenceLoop(Loop[T]):
 
     def _marked(self, found: object) -> tuple[T, object]:
         return cast("T", found), self._numbers[0] + 1
+
+
+class RangeLoop(SequenceLoop[int]):
+    """Over a range from 0 on: its items are the offsets, and need not be counted beside them."""
+
+    __slots__ = ()
+    _is_plain = True
+
+    async def __anext__(self) -> int:
+        """The next item; the one before it is done."""
+        for at in self._places:
+            try:
+                self._hot[()] = at
+            except ValueError:  # attention is wanted
+                self._places = ()
+                break
+            return at
+        return await super().__anext__()
 
 
 class _ListIterator(Protocol):

@@ -66,6 +66,19 @@ def test_a_signal_interrupts_and_the_printed_command_goes_on(
     assert desk.rows() == list(range(60))
 
 
+def test_after_a_kill_it_says_where_the_job_really_goes_on(desk: Desk) -> None:
+    process = desk.start("run", "jobs:imported", "60", "0.02", "--job-id", "a")
+    waited(lambda: len(desk.rows()) > 4, "some rows")
+    process.kill()
+    process.communicate()
+    killed = len(desk.rows())
+    again = desk.run("run", "jobs:imported", "--job-id", "a")
+    assert again.returncode == 0, again.stderr
+    found = re.search(r"run 2, resumes in import_rows after (\d+) items", again.stdout)
+    assert found is not None, again.stdout
+    assert int(found[1]) == desk.rows()[killed]  # and no save had been made yet
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_kills_by_that_signal(desk: Desk, number: signal.Signals) -> None:
     process = desk.start("run", "jobs:deaf", "--job-id", "a", "--every", "0.1")

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from tracedjobs._core.records import position_columns
 from tracedjobs._core.runtime import Runtime
 from tracedjobs._core.signals import StopSignals
+from tracedjobs._core.snapshot import snapshot_of
+from tracedjobs._core.takeover import takeover
 from tracedjobs.cli.arguments import converted
 from tracedjobs.cli.following import Follower
 from tracedjobs.cli.hints import Hints
@@ -167,9 +170,17 @@ class _Performance:
         words = f"{safe(job.name)}  job {safe(job.id)}"
         if job.run:
             words += f"  run {job.run + 1}"
-            where = _where(job)
+            where = _where(self._taken_over(job))
             words += f", resumes {where}" if where else ""
         _say(self._out, words)
+
+    def _taken_over(self, job: JobSnapshot) -> JobSnapshot:
+        """The job where its next run takes it up: a killed one further on than was saved."""
+        stored = self._runtime.store.load(job.id) if job.lost else None
+        if stored is None:
+            return job
+        head = stored.job.changed(position_columns(takeover(stored).position))
+        return snapshot_of(stored._replace(job=head), lost=True, heartbeat=None)
 
     def _completed(self, job: JobSnapshot, *, already: bool = False) -> int:
         took = sum((end - start).total_seconds() for start, end in spans(job))

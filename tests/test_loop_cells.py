@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tracedjobs import Context, Runtime, job
-from tracedjobs._core import flight_recorder
+from tracedjobs._core import flight_recorder, pairs_loop
 from tracedjobs._core.flight_recorder import (
     AHEAD,
     CELL,
@@ -24,6 +24,7 @@ from tracedjobs._core.flight_recorder import (
     private_numbers,
     slots_of,
     take_cell,
+    view_of,
 )
 from tracedjobs._core.records import Position
 
@@ -106,6 +107,7 @@ def test_between_any_two_instructions_the_cell_says_what_is_done_and_no_more(
 ) -> None:
     if room == "lent to others":
         monkeypatch.setattr(flight_recorder, "MOST_LENT", 0)
+        monkeypatch.setattr(pairs_loop, "PATIENCE", 30)
     source, cursor_after = SOURCES[kind]
     job_id, step = ROOM[room]
     seen: set[int] = set()
@@ -200,4 +202,104 @@ def test_a_loop_too_many_has_its_slots_once_another_is_done(run_dir: Path) -> No
     assert cells[-1].slots()
     for cell in cells:
         cell.free()
+    assert not flight_recorder._lent
+
+
+def opened_cell(step: str = "items") -> flight_recorder.Cell:
+    cell = take_cell("job", "token")
+    numbers = private_numbers()
+    numbers[AHEAD] = EMPTY
+    cell.open_step(Position(step, "null", 0), numbers)
+    return cell
+
+
+@pytest.mark.parametrize("step", ["i", "items" * 10], ids=["shorter", "longer"])
+def test_the_slots_of_a_step_that_was_not_closed_are_not_those_of_the_next(
+    run_dir: Path, step: str
+) -> None:
+    cell = opened_cell("items" * 5)
+    old = cell.slots()
+    numbers = private_numbers()
+    numbers[AHEAD] = EMPTY
+    cell.open_step(Position(step, "null", 0), numbers)
+    with pytest.raises(ValueError, match="released"):
+        old[0][()] = 7
+    slots = cell.slots()
+    places = slots_of(cell.numbers[LENGTHS])
+    assert len(slots) == len(places)
+    slots[0][()] = 8
+    assert cell.numbers[places.start] == 8
+    cell.free()
+
+
+@pytest.mark.parametrize("when", [0, 20, -1], ids=["first", "midway", "last"])
+def test_a_run_that_ends_while_a_thread_takes_its_slots_leaves_none_lent(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    cell = opened_cell()
+    fatal = slots_of(cell.numbers[LENGTHS])[when]
+
+    def view_while_it_ends(numbers: memoryview, at: int) -> memoryview:
+        view = view_of(numbers, at)
+        if at == fatal:
+            cell.free()
+        return view
+
+    monkeypatch.setattr(flight_recorder, "view_of", view_while_it_ends)
+    with pytest.raises(ValueError, match="released"):
+        cell.slots()
+    assert not flight_recorder._lent
+    assert not cell._slots
+
+
+class AskedOnce:
+    """Pairs that may not be asked for again once they have ended."""
+
+    def __init__(self, size: int) -> None:
+        self._left = iter(range(size))
+        self._over = False
+
+    def __iter__(self) -> AskedOnce:
+        return self
+
+    def __next__(self) -> tuple[int, int]:
+        assert not self._over
+        for at in self._left:
+            return at, at + 1
+        self._over = True
+        raise StopIteration
+
+
+@pytest.mark.parametrize(
+    ("size", "answered"),
+    [(0, ""), (1, ""), (2, "-"), (1001, "-"), (1002, "-"), (1003, "--"), (2500, "--+")],
+)
+def test_a_loop_without_slots_asks_for_them_seldom_and_has_them_once_there_are_some(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, size: int, answered: str
+) -> None:
+    monkeypatch.setattr(flight_recorder, "MOST_LENT", 0)
+    answers: list[str] = []
+    ask = flight_recorder.Cell.slots
+
+    def slots(cell: flight_recorder.Cell) -> tuple[memoryview, ...]:
+        found = ask(cell)
+        answers.append("+" if found else "-")
+        return found
+
+    monkeypatch.setattr(flight_recorder.Cell, "slots", slots)
+
+    @job(name="one too many", checkpoint_every=1000)
+    def one_too_many(ctx: Context) -> int:
+        done = 0
+        for item in ctx.each("items", lambda _: AskedOnce(size)):
+            assert item == done
+            done += 1
+            if done == 1500:
+                monkeypatch.setattr(flight_recorder, "MOST_LENT", 1)
+        return done
+
+    runtime.submit(one_too_many, job_id="job")
+    outcome = runtime.perform("job")
+    assert outcome.result == size
+    assert "".join(answers) == answered
     assert not flight_recorder._lent

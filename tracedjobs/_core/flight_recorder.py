@@ -230,6 +230,7 @@ class Cell:
 
         `numbers` is where a loop stands, if it is one.
         """
+        self._take_back()  # else those of a step whose closing was interrupted, in other places
         mine = self.numbers
         mine[CHECK] = 0
         step, text = position.step, _text_of(position)
@@ -267,7 +268,13 @@ class Cell:
         """
         if not self._slots and self.numbers[AHEAD] and len(_lent) < MOST_LENT:
             _lent.add(self)
-            self._slots = tuple(view_of(self.numbers, at) for at in slots_of(self.numbers[LENGTHS]))
+            try:
+                places = slots_of(self.numbers[LENGTHS])
+                self._slots = tuple(view_of(self.numbers, at) for at in places)
+                self.numbers[CHECK]
+            except ValueError:  # released meanwhile, by the run's end in another thread
+                self._take_back()
+                raise
         return self._slots
 
     def keep_count_alone(self) -> None:
@@ -288,8 +295,8 @@ class Cell:
 
     def release(self) -> None:
         """Write no more, here; the cell stays as it is."""
-        self._take_back()
         self.numbers.release()
+        self._take_back()  # after it, so that `slots` in another thread sees it, or is seen
 
     def keep(self) -> None:
         """Leave it as it is, for the job's next run: the store does not know how this one ended.

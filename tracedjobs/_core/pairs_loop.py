@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterable, Callable, Generator, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["PairsLoop"]
 
 T = TypeVar("T")
+PATIENCE: Final = 1000
+"""After how many items a loop without slots asks for some again."""
 ALL_EMPTY: Final = memoryview(EMPTY.to_bytes(8, sys.byteorder, signed=True) * (CELL // 8)).cast("q")
 
 
@@ -139,6 +142,27 @@ class PairsLoop(Loop[T]):
                 if not slots:
                     slots = run.cell.slots()
                     if not slots:
+                        # Two stores for an item, until it is worth asking for slots again.
+                        began = count
+                        for pair in islice(pairs, PATIENCE):
+                            try:
+                                item, after = pair
+                            except (TypeError, ValueError):
+                                self._refuse_pair(pair)
+                            if type(after) is not run.calm:  # as below
+                                break
+                            yield item
+                            count += 1
+                            try:
+                                numbers[count & 1] = after
+                            except ValueError:  # as below
+                                run.check()
+                                self._move(self._stored_late(after), count)
+                                pair = NOTHING  # noqa: PLW2901 - it is done
+                                break
+                            numbers[COUNT] = count
+                        else:
+                            pair = NOTHING if count - began == PATIENCE else END
                         continue
                     room = slice(slots_of(numbers[LENGTHS]).start, None)
                     empty = ALL_EMPTY[: len(slots)]

@@ -59,7 +59,7 @@ _registry = threading.Lock()
 
 def shipped_migrations() -> tuple[Migration, ...]:
     """The SQL that makes each version of the file from the one before, in order."""
-    folder = resources.files("tracedjobs.stores") / "sqlite_migrations"
+    folder = resources.files("tracedjobs.stores.sqlite") / "migrations"
     files = sorted((each for each in folder.iterdir()), key=lambda each: each.name)
     return tuple(each.read_text("utf-8") for each in files if each.name.endswith(".sql"))
 

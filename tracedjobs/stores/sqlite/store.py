@@ -25,7 +25,7 @@ from tracedjobs.stores.base import LONGEST_CLAIM
 from tracedjobs.stores.sqlite.changing import change_job, columns_after, delete, insert
 from tracedjobs.stores.sqlite.connection import Connection, Migration, shipped_migrations
 from tracedjobs.stores.sqlite.reading import JOB, KEPT, job_of, loaded, stored_of
-from tracedjobs.stores.sqlite.saving import complete_step, save_many, save_one
+from tracedjobs.stores.sqlite.saving import Saves, complete_step
 from tracedjobs.stores.sqlite.totals import add
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class SQLiteStore:
         if path != ":memory:":
             path = str(Path(path).absolute())  # it may be opened after a change of directory
         self._db = Connection(path, synchronous=synchronous, timeout=timeout, migrations=migrations)
+        self._saves = Saves(self._db)
 
     @classmethod
     def from_url(cls, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> SQLiteStore:
@@ -172,11 +173,11 @@ class SQLiteStore:
 
     def save(self, saves: Sequence[Save]) -> Mapping[str, tuple[str | None, str | None]]:
         """See `Store.save`."""
-        return save_many(self._db, saves)
+        return self._saves.many(saves)
 
     def save_one(self, save: Save) -> bool:
         """See `Store.save_one`."""
-        return save_one(self._db, save)
+        return self._saves.one(save)
 
     def complete_step(
         self,

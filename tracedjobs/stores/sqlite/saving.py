@@ -34,6 +34,7 @@ _CLOSE_STEP: Final = (
     "counted = 0, meter = NULL, saved_seq = ?, state = coalesce(?, state), "
     "lease_until = coalesce(?, lease_until) WHERE id = ? AND token = ? AND saved_seq < ?"
 )
+_FENCE: Final = "SELECT 1 FROM jobs WHERE id = ? AND token = ?"
 _SAVED: Final = (
     # the columns of one save, in the order of `_saved_values`
     "saved_seq",
@@ -145,11 +146,10 @@ def complete_step(
     counts: Sequence[Count],
 ) -> bool:
     """See `Store.complete_step`; in a transaction."""
-    fence = "SELECT 1 FROM jobs WHERE id = ? AND token = ?"
-    if raw.execute(fence, (job_id, token)).fetchone() is None:
-        return False
     lease = None if lease_ttl is None else boot_time() + lease_ttl
-    raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq))
+    closed = raw.execute(_CLOSE_STEP, (*NOWHERE, seq, state, lease, job_id, token, seq)).rowcount
+    if not closed and raw.execute(_FENCE, (job_id, token)).fetchone() is None:
+        return False
     values = (position, *step, job_id, token)
     if raw.execute(_COMPLETE_STEP, values).rowcount == 1:
         add(raw, counts)

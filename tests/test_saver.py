@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 import pytest
 
+from tests.both_ways import Flavour, Lab
 from tests.processes import Children, until
-from tracedjobs import Context, Runtime, Status, events, job
+from tracedjobs import AsyncContext, Context, Runtime, Status, events, job
 from tracedjobs._core.saver import Saver, saver
 from tracedjobs.errors import LeaseLostError, StoreError, StoreUnavailableError
 
@@ -251,6 +252,56 @@ def test_a_store_that_stays_away_interrupts_the_run_before_its_lease_ends(
     # What could not be recorded is found lost when the lease has ended, and goes on.
     until(lambda: files.recover() == [walk.job_id], "it is found")
     assert files.get(walk.job_id).status is Status.INTERRUPTED
+
+
+@pytest.mark.parametrize("flavour", ["def", "async def"])
+def test_a_run_that_saves_each_item_waits_for_a_store_that_is_away_and_loses_nothing(
+    path: Path, flavour: Flavour
+) -> None:
+    async def each(ctx: AsyncContext) -> None:
+        async for item in ctx.each("items", range(12)):
+            assert saved_cursor(other, ctx.id) == item
+            if item == 5:
+                held = Lock(path)
+                held.__enter__()
+                threading.Timer(0.4, held.__exit__).start()
+                began.append(time.monotonic())
+            elif item == 6:
+                began.append(time.monotonic())
+
+    began: list[float] = []
+    url = f"sqlite:///{path}?timeout=0.05"
+    with Runtime(url, lease_ttl=20) as runtime, Runtime(url) as other:
+        lab = Lab(runtime, flavour)
+        job_id = lab.submit(each, checkpoint_every=0)
+        assert lab.perform(job_id).ok
+        assert began[1] - began[0] > 0.3
+        assert [step.items for step in runtime.get(job_id).steps] == [12]
+
+
+@pytest.mark.parametrize("flavour", ["def", "async def"])
+def test_a_run_that_saves_each_item_is_interrupted_while_its_lease_lasts(
+    path: Path, flavour: Flavour
+) -> None:
+    async def each(ctx: AsyncContext) -> None:
+        async for item in ctx.each("items", range(12)):
+            done.append(item)
+            if item == 5:
+                held.__enter__()
+
+    done: list[int] = []
+    url = f"sqlite:///{path}?timeout=0.05"
+    with Runtime(url, lease_ttl=LEASE) as runtime:
+        lab = Lab(runtime, flavour)
+        job_id = lab.submit(each, checkpoint_every=0)
+        held = Lock(path)
+        outcome = lab.perform(job_id)
+        assert (outcome.status, outcome.reason) == (Status.INTERRUPTED, "store_unavailable")
+        held.__exit__()
+        until(lambda: runtime.recover() == [job_id], "it is found")
+        assert lab.perform(job_id).ok
+        assert done == list(range(12))
+        assert [step.items for step in runtime.get(job_id).steps] == [12]
 
 
 def test_the_end_is_recorded_when_the_store_comes_back_in_time(path: Path) -> None:

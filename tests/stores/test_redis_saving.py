@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import replace
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.stores.chances import Chances, told
 from tests.stores.redis_servers import RedisServer, until
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
-from tracedjobs._core.records import SEQ_GAP, Change, JobRecord, Position, Save, Status
+from tests.stores.test_store_conformance import TOKEN, a_job, a_save, loaded, running
+from tracedjobs._core.records import Change, Status
 from tracedjobs.stores import open_store
 from tracedjobs.stores.memory import MemoryStore
 from tracedjobs.stores.redis import RedisStore
@@ -19,7 +20,7 @@ from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tracedjobs.stores import Store
 
@@ -181,73 +182,16 @@ def test_the_index_of_leases_follows_by_thirds_of_a_lease(
 # -- beside a store that knows no short saves ---
 
 
-class _Chances:
-    """Random acts on one job, each to be done in two stores."""
-
-    def __init__(self, chance: random.Random) -> None:
-        self.of = chance.choice
-        self.pick = chance.choices
-        self.tokens = [TOKEN]
-        self.seq = 0
-        self.done = 0
-
-    def act(self, head: JobRecord) -> Callable[[Store], object]:
-        """Most are saves, and most of these follow the last."""
-        (kind,) = self.pick(("save", "one", "step", "wish", "take", "stall"), (20, 20, 1, 1, 1, 1))
-        if kind == "save":
-            saves = [self._save()]
-            return lambda store: store.save(saves)
-        if kind == "one":
-            save = self._save()
-            return lambda store: store.save_one(save)
-        if kind == "step":
-            return self._step()
-        columns: dict[str, object] = {kind: self.of((None, "pause" if kind == "wish" else "[1]"))}
-        if kind == "take":
-            self.tokens.append(f"token{len(self.tokens)}")
-            self.seq = 0
-            columns = {"token": self.tokens[-1], "saved_seq": 0}
-        change = Change("a", head.revision, columns, lease_ttl=30.0)
-        return lambda store: store.change(change)
-
-    def _save(self) -> Save:
-        self.seq += self.of((1,) * 9 + (0, -1))
-        cursor = self.of(("7", "12", "null", '["t",1]', f'"{"c" * 90}"'))
-        long = self.of((None,) * 9 + (f'"{"f" * 90}"',))
-        step = self.of(("one",) * 9 + ("two",))
-        position = Position(step, cursor, self.of((7, 12)), 100, None, 4.25, long)
-        return a_save(
-            max(self.seq, 1),
-            token=self.of((self.tokens[-1],) * 9 + (self.of(self.tokens),)),
-            position=self.of((position,) * 9 + (None,)),
-            state=self.of((None,) * 9 + (f'{{"n":{self.seq}}}',)),
-            meter=self.of((None, None, f"[{self.seq}]")),
-        )
-
-    def _step(self) -> Callable[[Store], object]:
-        step, token, position = a_step(f"done{self.done}"), self.tokens[-1], self.done
-        self.seq += SEQ_GAP
-        self.done += 1
-        seq = self.seq
-        return lambda store: store.complete_step(
-            "a", token, step, position=position, seq=seq, state=None, lease_ttl=30.0
-        )
-
-
 def test_whatever_happens_between_saves_they_do_what_those_of_another_store_do(
     store: Store, other: Store
 ) -> None:
     seed = random.randrange(10**9)
-    chances, model = _Chances(random.Random(seed)), MemoryStore()
-    for each in (store, model):
-        running(each)
-    for _ in range(400):
-        act = chances.act(loaded(model).job)
-        here = chances.of((store,) * 5 + (other,))
-        assert act(here) == act(model), f"seed {seed}"
-        assert _told(loaded(here).job) == _told(loaded(model).job), f"seed {seed}"
-
-
-def _told(job: JobRecord) -> JobRecord:
-    """What is the same in every store."""
-    return replace(job, submitted_at=0.0, lease_until=0.0, lease_boot=None)
+    chances = Chances(random.Random(seed))
+    with closing(MemoryStore()) as model:
+        for each in (store, model):
+            running(each)
+        for _ in range(400):
+            act = chances.act(loaded(model).job)
+            here = chances.of((store,) * 5 + (other,))
+            assert act(here) == act(model), f"seed {seed}"
+            assert told(loaded(here).job) == told(loaded(model).job), f"seed {seed}"

@@ -24,7 +24,7 @@ from tracedjobs._core.records import JOB_COLUMNS, Change, ControlRecord, JobReco
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores import open_store
 from tracedjobs.stores.sqlite import SQLiteStore
-from tracedjobs.stores.sqlite_connection import shipped_migrations
+from tracedjobs.stores.sqlite.connection import shipped_migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,7 +217,7 @@ ORDINARY: Final = """
 import os, sys
 from tracedjobs import Runtime
 from tracedjobs.errors import StoreError
-from tracedjobs.stores.sqlite_connection import shipped_migrations
+from tracedjobs.stores.sqlite.connection import shipped_migrations
 with Runtime("memory://") as other:
     other.list()  # all that is imported late is imported as root
 migrations = shipped_migrations()
@@ -357,7 +357,7 @@ def test_a_history_of_two_steps_upgrades_an_old_file(old_file: Path) -> None:
 UPGRADE: Final = """
 from tracedjobs._core.records import JobRecord
 from tracedjobs.stores.sqlite import SQLiteStore
-from tracedjobs.stores.sqlite_connection import shipped_migrations
+from tracedjobs.stores.sqlite.connection import shipped_migrations
 FOLDER, NUMBER, ROUNDS = sys.argv[3], sys.argv[4], int(sys.argv[5])
 history = shipped_migrations() + tuple(sys.argv[6:])
 for number in range(ROUNDS):

@@ -54,6 +54,7 @@ BUCKETS: Final[dict[str, tuple[float, ...]]] = {
     "stop_latency": (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 }
 """Upper bounds of each histogram's buckets in seconds; above the last is `+Inf`."""
+_SAVE_BUCKETS: Final = BUCKETS["checkpoint_duration"]
 BUCKET_LABELS: Final = {
     metric: (*(repr(float(bound)) for bound in bounds), "+Inf")
     for metric, bounds in BUCKETS.items()
@@ -138,17 +139,18 @@ class Pending:
     def __init__(self) -> None:
         """Have nothing."""
         self._lock = threading.Lock()
-        self._saves: dict[str, int] = {}
-        self._buckets: dict[str, int] = {}
-        self._seconds = 0.0
+        self._saves: dict[str, list[float]] = {}
+        """Of each step how many saves are in each bucket, and then how long all of them took."""
 
     def checkpoint(self, step: str, seconds: float) -> None:
         """A position of that step was saved, in that time."""
-        bucket = bucket_of("checkpoint_duration", seconds)
+        bucket = bisect_left(_SAVE_BUCKETS, seconds)
         with self._lock:
-            self._saves[step] = self._saves.get(step, 0) + 1
-            self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
-            self._seconds += seconds
+            found = self._saves.get(step)
+            if found is None:
+                found = self._saves[step] = [0] * (len(_SAVE_BUCKETS) + 2)
+            found[bucket] += 1
+            found[-1] += seconds
 
     def take(self, head: JobRecord) -> tuple[Count, ...]:
         """All of it."""
@@ -156,13 +158,12 @@ class Pending:
             return ()  # as of most steps; what comes just now is taken the next time
         with self._lock:
             saves, self._saves = self._saves, {}
-            buckets, self._buckets = self._buckets, {}
-            seconds, self._seconds = self._seconds, 0.0
         tally = Tally(head)
-        for step, amount in saves.items():
-            tally.add("checkpoints", amount, step=step)
-        for bucket, amount in buckets.items():
-            tally.add("checkpoint_duration_bucket", amount, label=bucket)
+        for step, taken in saves.items():
+            tally.add("checkpoints", sum(taken[:-1]), step=step)
+        *amounts, seconds = (sum(each) for each in zip(*saves.values(), strict=True))
+        for label, amount in zip(BUCKET_LABELS["checkpoint_duration"], amounts, strict=True):
+            tally.add("checkpoint_duration_bucket", amount, label=label)
         return tuple(tally.add("checkpoint_duration_sum", seconds))
 
 

@@ -148,14 +148,18 @@ class Run(Attention):
         if position != self._seen:
             self._seen = position
             self.progressed_at = self.store.time()
-        return Save(
-            self.record.id,
-            self.token,
-            seq,
-            self.lease_ttl,
-            position,
-            self.progressed_at,
-            state,
+        return tuple.__new__(  # as in `Step.position`
+            Save,
+            (
+                self.record.id,
+                self.token,
+                seq,
+                self.lease_ttl,
+                position,
+                self.progressed_at,
+                state,
+                None,
+            ),
         )
 
     def watched_save(self) -> Save:
@@ -230,14 +234,15 @@ class Run(Attention):
         if self._save_first or (advanced and every == 0):
             yield from self.save_now()
             self._save_first = False
-        self.attention = False
-        self.calm = int
-        if self._wants_attention():
-            self.want_attention()
+        if every:  # else it is wanted at each item, for as long as the run lasts
+            self.attention = False
+            self.calm = int
+            if self._wants_attention():
+                self.want_attention()
         reason = self.stop_reason
         if reason == "max_runtime" and not consult:
             reason = None
-        if reason is None and consult:
+        if reason is None and consult and self.stopping:
             reason = self._asked_to_stop()
         if reason is not None:
             if self.state.touched and between_items:
@@ -280,17 +285,33 @@ class Run(Attention):
         if self.state.touched:
             self.state.take(self.live_position)
 
-    def save_now(self) -> Flow[None]:
-        """Save the position before anything else happens."""
+    def save_now(self) -> Flow[None] | tuple[()]:
+        """Save the position before anything else happens; what is left of that to be done.
+
+        At once where it need not be waited for: there may be one save an item.
+        """
         save = self.take_save()
         began = boot_time()
-        if (yield from self.persist(lambda: self.store.save_one(save))):
-            self.lease_deadline = began + self.lease_ttl
-            if save.position is not None:
-                self.pending.checkpoint(save.position.step, boot_time() - began)
-            return
-        # Refused: fenced off, or the saver was quicker with a newer one.
-        yield from self._ask_whether_still_ours()
+        if not self.is_async:
+            try:
+                saved = self.store.save_one(save)
+            except StoreUnavailableError as error:
+                self._check_may_wait(error)
+            else:
+                return self._after_save(save, saved, began)
+        return self._save_in_flow(save, began)
+
+    def _save_in_flow(self, save: Save, began: float) -> Flow[None]:
+        saved = yield from self.persist(lambda: self.store.save_one(save))
+        yield from self._after_save(save, saved, began)
+
+    def _after_save(self, save: Save, saved: object, began: float) -> Flow[None] | tuple[()]:
+        if not saved:  # fenced off, or the saver was quicker with a newer one
+            return self._ask_whether_still_ours()
+        self.lease_deadline = began + self.lease_ttl
+        if save.position is not None:
+            self.pending.checkpoint(save.position.step, boot_time() - began)
+        return ()
 
     def complete_step(self, step: StepRecord) -> Flow[None]:
         """Record that the open step is done, durably, before anything else happens."""
@@ -374,16 +395,20 @@ class Run(Attention):
                 # A `def` job waits in its own thread, so nobody needs to be told to wait for it.
                 return (yield Ask(work)) if self.is_async else work()
             except StoreUnavailableError as error:
-                if self.lost is not None:
-                    self.check()
-                if boot_time() >= self.lease_deadline:
-                    self.lose(f"its lease ended while the store was away ({error})")
-                    self.check()
-                if boot_time() + pause >= self.lease_deadline - self.margin:
-                    self.request_stop("store_unavailable")
-                    self.interrupt("store_unavailable")
+                self._check_may_wait(error, pause)
             yield Pause(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries
             pause = min(pause * 2, 1.0)
+
+    def _check_may_wait(self, error: StoreUnavailableError, pause: float = 0.0) -> None:
+        """Check that the lease lasts until the store is tried again, after that pause."""
+        if self.lost is not None:
+            self.check()
+        if boot_time() >= self.lease_deadline:
+            self.lose(f"its lease ended while the store was away ({error})")
+            self.check()
+        if boot_time() + pause >= self.lease_deadline - self.margin:
+            self.request_stop("store_unavailable")
+            self.interrupt("store_unavailable")
 
     @property
     def margin(self) -> float:

@@ -171,15 +171,18 @@ class Step:
     def position(self) -> Position:
         """Where it stands, to be saved. Called from the saver's thread too."""
         cursor, items = self._mark()
-        return Position(
-            self.name,
-            cursor,
-            items,
-            self._total,
-            self._unit,
-            self.started_at,
-            self._fingerprint,
-            self._entered,
+        return tuple.__new__(  # as `Position(...)` does it, in half its time
+            Position,
+            (
+                self.name,
+                cursor,
+                items,
+                self._total,
+                self._unit,
+                self.started_at,
+                self._fingerprint,
+                self._entered,
+            ),
         )
 
     def begin_transaction(self) -> Flow[None]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from tracedjobs.errors import StoreError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Connection", "Migration", "shipped_migrations"]
 
@@ -59,7 +59,7 @@ _registry = threading.Lock()
 
 def shipped_migrations() -> tuple[Migration, ...]:
     """The SQL that makes each version of the file from the one before, in order."""
-    folder = resources.files("tracedjobs.stores") / "sqlite_migrations"
+    folder = resources.files("tracedjobs.stores.sqlite") / "migrations"
     files = sorted((each for each in folder.iterdir()), key=lambda each: each.name)
     return tuple(each.read_text("utf-8") for each in files if each.name.endswith(".sql"))
 
@@ -85,6 +85,8 @@ class Connection:
         self._migrations = migrations
         self._lock = threading.RLock()
         self._raw: sqlite3.Connection | None = None
+        self._spare: sqlite3.Cursor | None = None
+        """A cursor of that connection which nobody uses, see `write`."""
         self._closed = False
         with _registry:
             _connections.add(self)
@@ -103,6 +105,24 @@ class Connection:
                     raise self._explained(error, code) from error
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
+
+    def write(self, statement: str, values: Sequence[object]) -> int:
+        """Do one statement that commits by itself, as `run` does; how many rows it wrote.
+
+        For what is written at each item, where that is saved before the next: all such statements
+        share a cursor, for to make one takes as long as to bind the values. It is taken away while
+        in use: Python from 3.12 on crashes where a cursor is used within itself, as a finalizer
+        might that writes, too.
+        """
+        try:
+            with self._lock:
+                cursor, self._spare = self._spare or (self._raw or self._opened()).cursor(), None
+                written = cursor.execute(statement, values).rowcount
+                self._spare = cursor
+                return written
+        except sqlite3.Error:
+            pass  # whatever it is, it is met again there, or is over
+        return self.run(lambda raw: raw.execute(statement, values).rowcount)
 
     def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction that takes the write lock at once.
@@ -136,6 +156,7 @@ class Connection:
         """Close the file; the connection cannot be used again."""
         with self._lock:
             self._closed = True
+            self._spare = None
             if self._raw is not None:
                 self._raw.close()
                 self._raw = None
@@ -209,7 +230,7 @@ class Connection:
         # kept from being closed for as long as the process lives.
         if self._raw is not None and self.path != ":memory:":
             _never_closed(self._raw)
-            self._raw = None
+            self._raw = self._spare = None
 
 
 def _never_closed(raw: sqlite3.Connection) -> None:

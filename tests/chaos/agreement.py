@@ -27,7 +27,7 @@ from tests.processes import state_of, until
 from tests.telemetry.collectors import check_story, check_whole, missing_spans
 from tests.telemetry.scrapes import Samples, Watch, check_conserved, parsed, value
 from tracedjobs import Runtime, Status
-from tracedjobs._core.lease import is_lost
+from tracedjobs._core.lost import is_lost
 from tracedjobs.cli.as_json import job_as_json
 from tracedjobs.errors import InvalidTransitionError, StoreUnavailableError
 

@@ -14,7 +14,7 @@ from tracedjobs._core import controls, counting, trace, values
 from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.handing import hand_back, hand_back_waiting
 from tracedjobs._core.job import Job, find_job, known_jobs
-from tracedjobs._core.lease import is_lost
+from tracedjobs._core.lost import is_lost
 from tracedjobs._core.options import Duration, seconds
 from tracedjobs._core.owner import worker_name
 from tracedjobs._core.performing import perform, release

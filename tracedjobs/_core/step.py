@@ -225,7 +225,7 @@ class Step:
                 cursor, items = "null", 0
         else:
             began = Entered.read(found.entered)
-            if began is not None and began.run == run.number:  # see `lease._taken_up_late`
+            if began is not None and began.run == run.number:  # see `lost.taken_up_late`
                 cursor, items = began.cursor, began.items
             else:
                 cursor, items = found.cursor, found.items

@@ -22,9 +22,9 @@ from tracedjobs._core.records import (
     Position,
     Status,
     Stored,
-    expiry,
     position_columns,
 )
+from tracedjobs._core.retention import expiry
 from tracedjobs._core.takeover import (
     columns_of,
     forget,

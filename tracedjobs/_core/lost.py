@@ -12,17 +12,9 @@ from tracedjobs import events
 from tracedjobs._core import counting
 from tracedjobs._core.ending import described
 from tracedjobs._core.owner import owner_is_dead
-from tracedjobs._core.records import (
-    Change,
-    Entered,
-    JobRecord,
-    Position,
-    RunEnd,
-    Status,
-    Stored,
-    expiry,
-    left_text,
-)
+from tracedjobs._core.records import Change, JobRecord, Position, RunEnd, Status, Stored
+from tracedjobs._core.retention import expiry
+from tracedjobs._core.stretch import Entered, left_text
 from tracedjobs._core.takeover import Takeover, columns_of, forget, left_for_others, takeover
 from tracedjobs._core.waiting import Ask, Flow
 

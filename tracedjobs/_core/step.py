@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.options import checked_total
-from tracedjobs._core.records import Entered, Position, StepRecord
+from tracedjobs._core.records import Position, StepRecord
+from tracedjobs._core.stretch import Entered
 from tracedjobs._core.waiting import DONE
 from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
+from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tests.stores.redis_proxies import certificates, running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.clock import wall_time
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (

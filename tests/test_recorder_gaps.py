@@ -18,7 +18,7 @@ from tracedjobs import Context, Runtime, Status, Step, job
 from tracedjobs._core import flight_recorder, owner, takeover
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.flight_recorder import take_cell
-from tracedjobs._core.lease import looked_at
+from tracedjobs._core.lost import looked_at
 from tracedjobs._core.performing import release
 from tracedjobs._core.records import JobRecord, Stored
 from tracedjobs._core.saver import saver

@@ -22,20 +22,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import urlopen
 
+from tests.chaos.agreement_checks import (
+    Seen,
+    Series,
+    by_job,
+    check_growing,
+    check_items,
+    check_states,
+    number_of,
+    without_buckets,
+)
 from tests.chaos.agreement_jobs import JOBS
 from tests.processes import state_of, until
 from tests.telemetry.collectors import check_story, check_whole, missing_spans
-from tests.telemetry.scrapes import Samples, Watch, check_conserved, parsed, value
-from tracedjobs import Runtime, Status
-from tracedjobs._core.lease import is_lost
+from tests.telemetry.scrapes import Watch, check_conserved, parsed, value
+from tracedjobs._core.lost import is_lost
 from tracedjobs.cli.as_json import job_as_json
 from tracedjobs.errors import InvalidTransitionError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tracedjobs import JobSnapshot
-    from tracedjobs._core.records import Stored
+    from tracedjobs import JobSnapshot, Runtime
     from tracedjobs.demo.receiver import Received, Receiver
     from tracedjobs.telemetry.exporter import Exporter
 
@@ -96,12 +104,6 @@ class AgreementFigures:
 class _Worker:
     pid: int
     handle: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    stored: Stored
-    lost: bool
 
 
 class Fleet:
@@ -317,7 +319,7 @@ class Fleet:
         before = self._records()
         shown = {each: job_as_json(self._runtime.get(each)) for each in self.jobs}
         with urlopen(f"{self._exporter.address}/metrics") as page:
-            samples = parsed(_without_buckets(page.read().decode()))
+            samples = parsed(without_buckets(page.read().decode()))
         spans = self._receiver.spans  # what they tell of is in the records that are read later
         after = self._records()
         if value(samples, "exporter_last_success_timestamp_seconds") < began:
@@ -330,29 +332,29 @@ class Fleet:
         self.figures.moved += len(self.jobs) - len(same)
         self._watch.see(samples)
         self._check_new_spans(spans, after)
-        _check_growing(samples, before, after)
-        of_each = _by_job(samples)
+        check_growing(samples, before, after)
+        of_each = by_job(samples)
         for each in same:
             self._check_job(shown[each], before[each], of_each.get(each, {}))
         for name in {seen.stored.job.name for seen in before.values()}:
             ours = [each for each in self.jobs if before[each].stored.job.name == name]
             if set(ours) <= set(same):
-                _check_states(samples, name, [shown[each] for each in ours])
+                check_states(samples, name, [shown[each] for each in ours])
         if still:
             self.figures.still += 1
             check_conserved(samples, map(self._runtime.get, self.jobs))
         return True
 
-    def _records(self) -> dict[str, _Seen]:
-        found: dict[str, _Seen] = {}
+    def _records(self) -> dict[str, Seen]:
+        found: dict[str, Seen] = {}
         for each in self.jobs:
             stored = self._runtime.store.load(each)
             assert stored is not None
-            found[each] = _Seen(stored, is_lost(self._runtime.store, stored.job))
+            found[each] = Seen(stored, is_lost(self._runtime.store, stored.job))
         return found
 
     def _check_job(
-        self, shown: Mapping[str, Any], seen: _Seen, series: Mapping[str, _Series]
+        self, shown: Mapping[str, Any], seen: Seen, series: Mapping[str, Series]
     ) -> None:
         figures = self.figures
         figures.compared += 1
@@ -371,9 +373,9 @@ class Fleet:
             "step": labels["step"] or None,
             "worker": labels["worker"],
             "trace_id": labels["trace_id"],
-            "run": _number(series, "job_runs"),
-            "items": _number(series, "job_items_processed"),
-            "total": _number(series, "job_items_expected"),
+            "run": number_of(series, "job_runs"),
+            "items": number_of(series, "job_items_processed"),
+            "total": number_of(series, "job_items_expected"),
         }
         assert told == {
             "step": shown["step"],
@@ -384,7 +386,7 @@ class Fleet:
             "total": None if step is None else step["total"],
         }, shown
 
-    def _check_new_spans(self, spans: Sequence[Received], records: Mapping[str, _Seen]) -> None:
+    def _check_new_spans(self, spans: Sequence[Received], records: Mapping[str, Seen]) -> None:
         """What spans say of runs and steps that have ended is what the records say by now."""
         new, self._spans_seen = spans[self._spans_seen :], len(spans)
         self.figures.spans += len(new)
@@ -416,7 +418,7 @@ class Fleet:
         for job in map(self._runtime.get, self.jobs):
             if job.trace_id is not None:  # it has run: who submitted it has no telemetry
                 check_story(spans, job)
-                _check_items(spans, job)
+                check_items(spans, job)
         self._check_steps(spans)
 
     def _check_steps(self, spans: Sequence[Received]) -> None:
@@ -428,7 +430,7 @@ class Fleet:
             if span.name.startswith("step ")
         )
         with urlopen(f"{self._exporter.address}/metrics") as page:
-            samples = parsed(_without_buckets(page.read().decode()))
+            samples = parsed(without_buckets(page.read().decode()))
         counted = {
             (labels["job_name"], labels["step"], labels["outcome"]): number
             for labels, number in samples["tracedjobs_steps_total"]
@@ -470,126 +472,9 @@ def _answered(ask: Callable[[], Sequence[JobSnapshot]]) -> Sequence[JobSnapshot]
             time.sleep(0.1)
 
 
-_Series = tuple[dict[str, str], float]
-
-
 def runtime_url(runtime: Runtime) -> str:
     """The address of its store."""
     return runtime.store.url
-
-
-def _without_buckets(text: str) -> str:
-    """The page without what takes longest to parse, and has no other source to agree with."""
-    return "".join(line for line in text.splitlines(keepends=True) if "_bucket{" not in line)
-
-
-def _by_job(samples: Samples) -> dict[str, dict[str, _Series]]:
-    """The series of each running job by their names."""
-    found: dict[str, dict[str, _Series]] = {}
-    for name, each in samples.items():
-        for labels, number in each:
-            if "job_id" in labels:
-                short = name.removeprefix("tracedjobs_")
-                found.setdefault(labels["job_id"], {})[short] = (labels, number)
-    return found
-
-
-def _number(series: Mapping[str, _Series], name: str) -> float | None:
-    return series[name][1] if name in series else None
-
-
-def _state(shown: Mapping[str, Any]) -> str:
-    if shown["status"] != "running":
-        return str(shown["status"])
-    return "lost" if shown["lost"] else "stalled" if shown["stalled"] else "running"
-
-
-def _check_states(samples: Samples, name: str, shown: Sequence[Mapping[str, Any]]) -> None:
-    states = Counter(map(_state, shown))
-    for state in (*Status, "lost", "stalled"):
-        said = value(samples, "jobs", job_name=name, state=str(state))
-        assert said == states[str(state)], (name, state, states)
-    for state in ("lost", "stalled"):
-        assert value(samples, f"jobs_{state}", job_name=name) == states[state], (name, state)
-
-
-def _check_growing(
-    samples: Samples, before: Mapping[str, _Seen], after: Mapping[str, _Seen]
-) -> None:
-    """What only grows was at the moment of the scrape between what it was before and after."""
-    for name in {seen.stored.job.name for seen in before.values()}:
-        first, last = (
-            _grown([each.stored for each in records.values() if each.stored.job.name == name])
-            for records in (before, after)
-        )
-        said = _grown_as_told(samples, name)
-        for what in {*first, *last}:
-            assert first[what] <= said[what] <= last[what], (name, what, first, said, last)
-
-
-def _grown(jobs: Sequence[Stored]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for stored in jobs:
-        head, position = stored.job, stored.open_position
-        found["items"] += sum(step.items for step in stored.steps)
-        found["items"] += 0 if position is None else position.items
-        found["redone"] += head.items_redone
-        found["runs begun"] += head.run
-        found["resumptions"] += head.resumptions
-        for run in stored.runs:
-            if run.outcome is not None:
-                found[f"runs {run.outcome}"] += 1
-                found["jobs failed"] += run.outcome == "failed"  # and runs again, perhaps
-        if head.ended_at is not None and head.status is not Status.FAILED:
-            found[f"jobs {head.status}"] += 1
-    return found
-
-
-def _grown_as_told(samples: Samples, name: str) -> Counter[str]:
-    def total(metric: str, **labels: str) -> int:
-        return int(value(samples, metric, job_name=name, **labels))
-
-    redone = total("items_redone_total")
-    found = Counter(
-        {
-            "items": total("items_processed_total") - redone,
-            "redone": redone,
-            "resumptions": total("resumptions_total"),
-            "runs begun": total("runs_total")
-            + sum(total("jobs", state=state) for state in ("running", "lost", "stalled")),
-        }
-    )
-    for outcome in ("lost", "completed", "failed", "interrupted", "paused", "cancelled"):
-        found[f"runs {outcome}"] = total("runs_total", outcome=outcome)
-        found[f"jobs {outcome}"] = total("jobs_finished_total", outcome=outcome)
-    return found
-
-
-def _check_items(spans: Sequence[Received], job: JobSnapshot) -> None:
-    """The parts of each step that its spans tell of make up the whole, and the root has the sum."""
-    mine = [span for span in spans if span.trace_id == job.trace_id]
-    done: Counter[str] = Counter()
-    for span in mine:
-        if span.name.startswith("step "):
-            said = span.attributes
-            done[said["tracedjobs.step.name"]] += said["tracedjobs.items.processed"]
-    assert {step.name: step.items for step in job.steps} == {
-        step.name: done[step.name] for step in job.steps
-    }, job
-    for root in mine:
-        if root.name.startswith("job "):
-            said = root.attributes
-            if said["tracedjobs.job.runs"] in _failed_before(job):
-                continue  # its root is that of its first end
-            assert said["tracedjobs.items.processed"] == job.items
-            assert said["tracedjobs.items.redone"] == job.items_redone
-            assert said["tracedjobs.job.runs"] == job.run
-            assert said["tracedjobs.job.resumptions"] == job.resumptions
-
-
-def _failed_before(job: JobSnapshot) -> set[int]:
-    """The runs that failed and were not its last, as a worker had found it before it failed."""
-    return {run.number for run in job.runs[:-1] if run.outcome == "failed"}
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from redis import Redis
 from tests.processes import until
 from tests.queues.harness import Place
 from tests.queues.on_huey import OnHuey
-from tests.stores.test_store_conformance import loaded
+from tests.stores.records import loaded
 from tracedjobs.queues import taskiq_held
 from tracedjobs.queues.unbegun import SHORTEST
 

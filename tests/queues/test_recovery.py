@@ -10,7 +10,7 @@ import pytest
 from tests.processes import until
 from tests.queues.harness import LEASE, Place, Worker
 from tests.queues.on_huey import OnHuey
-from tests.stores.test_store_conformance import running
+from tests.stores.records import running
 from tracedjobs import Runtime
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.queues.recovery import _look_after

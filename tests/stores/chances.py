@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tests.stores.test_store_conformance import TOKEN, a_save, a_step
+from tests.stores.records import TOKEN, a_save, a_step
 from tracedjobs._core.records import SEQ_GAP, Change, JobRecord, Position, Save
 
 if TYPE_CHECKING:

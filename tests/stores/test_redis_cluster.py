@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.crc import key_slot
 
+from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tests.stores.redis_servers import (
     RedisCluster,
     running_cluster,
@@ -16,7 +17,6 @@ from tests.stores.redis_servers import (
     running_sentinel,
     until,
 )
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.records import Change, Count, Status
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.stores import open_store

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tests.stores.redis_proxies import running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs import Context, Runtime, Status, job
 from tracedjobs._core.first_run import FirstRun
 from tracedjobs._core.records import Change

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.stores.chances import Chances, told
+from tests.stores.records import TOKEN, a_job, a_save, loaded, running
 from tests.stores.redis_servers import RedisServer, until
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, loaded, running
 from tracedjobs._core.records import Change, Status
 from tracedjobs.stores import open_store
 from tracedjobs.stores.memory import MemoryStore

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.stores.chances import Chances, told
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
+from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.records import SEQ_GAP, Change, JobRecord, Position, Save, Status
 from tracedjobs.errors import StoreUnavailableError
 from tracedjobs.stores.memory import MemoryStore

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.stores.test_store_conformance import TOKEN, a_job, a_save, a_step, loaded, running
+from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tracedjobs._core.records import Change, Count, Position, Status, position_columns
 from tracedjobs.stores import open_store
 from tracedjobs.stores.base import STEP_NAMES

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracedjobs import events
 from tracedjobs._core import counting, values
-from tracedjobs._core.lease import close_lost, looked_at
+from tracedjobs._core.lost import close_lost, looked_at
 from tracedjobs._core.records import (
     FINISHED,
     Change,
@@ -22,9 +22,9 @@ from tracedjobs._core.records import (
     Position,
     Status,
     Stored,
-    expiry,
     position_columns,
 )
+from tracedjobs._core.retention import expiry
 from tracedjobs._core.takeover import (
     columns_of,
     forget,

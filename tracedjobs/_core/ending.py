@@ -19,11 +19,11 @@ from tracedjobs._core.records import (
     RunEnd,
     Status,
     Stored,
-    expiry,
-    left_text,
     position_columns,
 )
+from tracedjobs._core.retention import expiry
 from tracedjobs._core.run import LeaseLost, Run
+from tracedjobs._core.stretch import left_text
 from tracedjobs._core.telling import tell, tell_step
 from tracedjobs._core.waiting import Ask, Flow, Pause
 from tracedjobs.errors import (

@@ -1,33 +1,29 @@
-"""Taking a job: who may, what taking it changes, and when the one who had it is lost."""
+"""Taking a job: who may, what taking it changes, and giving back what was taken in vain."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs import events
 from tracedjobs._core import counting, trace, values
 from tracedjobs._core.clock import boot_time
-from tracedjobs._core.ending import described
 from tracedjobs._core.first_run import FirstRun
 from tracedjobs._core.flight_recorder import Cell, take_cell
+from tracedjobs._core.lost import close_lost, fail_lost, looked_at, taken_up_late
 from tracedjobs._core.outcome import Outcome
-from tracedjobs._core.owner import owner_is_dead, owner_name
+from tracedjobs._core.owner import owner_name
 from tracedjobs._core.records import (
     Change,
-    Entered,
     JobRecord,
-    Position,
     RunEnd,
     RunRecord,
     Status,
     Stored,
-    expiry,
-    left_text,
 )
-from tracedjobs._core.takeover import Takeover, columns_of, forget, left_for_others, takeover
+from tracedjobs._core.takeover import columns_of, forget, takeover
 from tracedjobs._core.waiting import Ask, Flow
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -44,44 +40,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Taken",
     "begin",
-    "close_lost",
-    "is_lost",
     "limit_error",
     "loaded",
-    "looked_at",
     "over_limit",
     "take_lease",
 ]
-
-
-def is_lost(store: Store, job: JobRecord) -> bool:
-    """Whether the job is recorded as running and its process is gone, as far as one can tell."""
-    return job.status is Status.RUNNING and (
-        not store.lease_alive(job) or owner_is_dead(job.owner, job.lease_boot)
-    )
-
-
-def looked_at(store: Store, stored: Stored) -> tuple[Stored, bool]:
-    """The job, and whether its run is lost.
-
-    Of a dead process the job is read once more: `stored` may be from before the death, and not
-    know what was done in between, such as a completed step. From then on nobody writes to it but
-    who takes it over, which its revision tells.
-    """
-    dead: str | None = None
-    while True:
-        head = stored.job
-        if head.status is not Status.RUNNING:
-            return stored, False
-        if not owner_is_dead(head.owner, head.lease_boot):
-            return stored, not store.lease_alive(head)
-        if head.token == dead:
-            return stored, True
-        dead = head.token
-        again = store.load(head.id)
-        if again is None:
-            return stored, True  # and what is to be done with it finds that it is gone
-        stored = again
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +84,7 @@ def take_lease(
             return _outcome_of_completed(stored)
         yield from _check_may_start(store, head, lost=lost)
         if (lost or head.reason == "lost") and over_limit(job, head):
-            yield from _fail_lost(store, stored, job, lost=lost)
+            yield from fail_lost(store, stored, limit_error(job), job.options.retention, lost=lost)
         token = os.urandom(8).hex()
         # Before the lease: whoever is killed with it has left a cell, and a warning that there is
         # none, which may be made an error, comes while there is nothing to give back.
@@ -295,7 +258,7 @@ def _start(
 ) -> Change:
     head = stored.job
     now = store.time()
-    goes_on = takeover(stored) if lost else _taken_up_late(stored, now)
+    goes_on = takeover(stored) if lost else taken_up_late(stored, now)
     resumed = bool(stored.steps) or goes_on.position is not None
     counts = resumed or lost or head.reason == "lost"  # or a job that kills its process never ends
     tally = counting.started(head, now)
@@ -335,76 +298,6 @@ def _start(
     )
 
 
-def _last_sign_of_life(store: Store, stored: Stored, left: Position | None) -> float:
-    """When a lost run was last known to live, on the store's clock."""
-    head = stored.job
-    signs = [step.ended_at for step in stored.steps if step.run == head.run]
-    signs += [run.started_at for run in stored.runs[-1:]]
-    signs += [sign for sign in (head.progressed_at, store.heartbeat(head)) if sign is not None]
-    entered = None if left is None else Entered.read(left.entered)
-    if entered is not None and entered.run == head.run:
-        signs.append(entered.at)
-    return min(max(signs, default=head.submitted_at), store.time())
-
-
-def close_lost(tally: counting.Tally, store: Store, stored: Stored, taken: Takeover) -> RunEnd:
-    """Count the end of a run that was found lost, and is taken over so; how it is closed."""
-    position, run = _taken_up(stored, taken), stored.job.run
-    left = left_text(position, run)
-    ended_at = _last_sign_of_life(store, stored, position)
-    counting.lost(
-        tally,
-        ended_at,
-        stored.runs[-1].started_at if stored.runs else None,
-        None if position is None or left is None else position.step,
-    )
-    return RunEnd(run, "lost", "lost", ended_at, left)
-
-
-def _taken_up(stored: Stored, taken: Takeover) -> Position | None:
-    """The position, with where that run took the step up, if only the flight recorder knows it."""
-    position, saved, run = taken.position, stored.open_position, stored.job.run
-    entered = None if position is None else Entered.read(position.entered)
-    if position is None or not taken.open or (entered is not None and entered.run == run):
-        return position
-    # Where the run found the step: at what was saved before it, or where the step begins.
-    began = stored.runs[-1].started_at if stored.runs else 0.0
-    entered = Entered(max(position.started_at, began), run=run)
-    if saved is not None:
-        entered = entered._replace(cursor=saved.cursor, items=saved.items)
-    return position._replace(entered=entered.text())
-
-
-def _taken_up_late(stored: Stored, now: float) -> Takeover:
-    """Where the next run of a job without one goes on, and where it takes its step up so.
-
-    A run may be closed as lost while its process lives, frozen, or on another host: as far as it
-    was saved, and its spans, which are sent once, say so from then on. When that process has died,
-    or its run has ended without being able to record it, its flight recorder may be read after all,
-    by the run that begins now, and what was done after that save would be in nobody's span. So this
-    run counts as having taken the step up from its first moment on, at what was saved: the items in
-    between are in its span, together with its own, whether it comes to the step or ends before.
-    That says nothing of where it goes on: its position is the recorder's, never behind the saved
-    one, nor past a finished item.
-
-    Each run after it sees a position as any other. Should this one be closed unread in its turn,
-    its record has where it took the step up, and so the items in between are told as its own.
-    """
-    taken, saved = takeover(stored), stored.open_position
-    position = taken.position
-    if position is None or position == saved:
-        return taken
-    entered = Entered(now, run=stored.job.run + 1)
-    if saved is not None:
-        before = Entered.read(saved.entered)
-        entered = entered._replace(
-            cursor=saved.cursor,
-            items=saved.items,
-            stall_after=None if before is None else before.stall_after,
-        )
-    return replace(taken, position=position._replace(entered=entered.text()))
-
-
 def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
     """Whether the job may not be resumed once more."""
     limit = job.options.max_resumptions
@@ -414,47 +307,6 @@ def over_limit(job: Job[..., Any], head: JobRecord) -> bool:
 def limit_error(job: Job[..., Any]) -> ResumeLimitError:
     """The error of a job that is over its limit, in Rails' words."""
     return ResumeLimitError(f"Job was resumed a maximum of {job.options.max_resumptions} times")
-
-
-def _fail_lost(store: Store, stored: Stored, job: Job[..., Any], *, lost: bool) -> Flow[None]:
-    # A job that kills its process each time would otherwise be tried for ever.
-    head = stored.job
-    left: dict[str, object] = {}
-    error = limit_error(job)
-    now = store.time()
-    tally = counting.Tally(head)
-    closed = None
-    if lost:
-        taken = takeover(stored)
-        left = {**columns_of(stored, taken), **left_for_others(head, taken)}
-        closed = close_lost(tally, store, stored, taken)
-        counting.items(tally, head, taken.position, taken.redone, taken.redone_in)
-    # Else the run was closed before, and what its recorder knows better stays there for the run of
-    # a retry: here is none that could tell of it, see `_taken_up_late`.
-    counting.finished(tally, head, Status.FAILED, now)
-    change = Change(
-        job_id=head.id,
-        revision=head.revision,
-        columns={
-            "status": Status.FAILED,
-            **left,
-            "token": None,
-            "wish": None,
-            "error": described(error),
-            "ended_at": now,
-            "expires_at": expiry(head, now, job.options.retention),
-        },
-        if_lease_until=head.lease_until if lost else None,
-        close_run=closed,
-        counts=tuple(tally),
-    )
-    if (yield Ask(lambda: store.change(change))):
-        if lost:
-            if left["lost_token"] is None:
-                forget(head)
-            events.notify_of(head, "job_lost")
-        events.notify_of(head, "job_failed", reason="lost")
-        raise error
 
 
 def _outcome_of_completed(stored: Stored) -> Outcome:

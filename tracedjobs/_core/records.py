@@ -6,14 +6,9 @@ Times are seconds since the epoch, but for `lease_until`, which is on the store'
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-from tracedjobs._core.compact import compact
-from tracedjobs._core.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,9 +25,7 @@ __all__ = [
     "Change",
     "ControlRecord",
     "Count",
-    "Entered",
     "JobRecord",
-    "Left",
     "Living",
     "Position",
     "RunEnd",
@@ -44,15 +37,9 @@ __all__ = [
     "Stored",
     "Survey",
     "TotalKey",
-    "expiry",
-    "left_text",
     "position_columns",
 ]
 
-LONGEST_TOLD: Final = 1024
-"""Characters of a cursor that is told in a span."""
-LONG_ENOUGH_TO_SEND: Final = 600.0
-"""Seconds that a job with a trace is kept at least: its spans are made from its record."""
 RECORD_VERSION: Final = 1
 """The version of the record below; a store refuses to read a newer one."""
 SEQ_GAP: Final = 1_000_000
@@ -127,7 +114,7 @@ class Position(NamedTuple):
     fingerprint: str | None = None
     """What the source said of itself when the step began, to see that it is still the same."""
     entered: str | None = None
-    """Where the run that is at it took it up: an `Entered` as text."""
+    """Where the run that is at it took it up: a `stretch.Entered` as text."""
 
     @property
     def done(self) -> int:
@@ -135,60 +122,6 @@ class Position(NamedTuple):
         if self.unit == "bytes" and self.cursor.isdecimal():
             return int(self.cursor)
         return self.items
-
-
-class Entered(NamedTuple):
-    """Where a run took a step up, which is the beginning of its span."""
-
-    at: float
-    cursor: str = "null"
-    items: int = 0
-    stall_after: float | None = None
-    """Seconds without progress after which the step counts as stalled; `None` where not at all."""
-    run: int = 0
-
-    def text(self) -> str:
-        """As it is kept in a record."""
-        return compact(self)
-
-    @classmethod
-    def read(cls, text: str | None) -> Entered | None:
-        """What `text` made of it; `None` where there is none, or it does not hold together."""
-        try:
-            at, cursor, items, stall_after, run = json.loads(text or "")
-            return cls(
-                float(at),
-                str(cursor),
-                int(items),
-                None if stall_after is None else float(stall_after),
-                int(run),
-            )
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            return None
-
-
-class Left(NamedTuple):
-    """The step that a run left open when it ended: what its span is made from."""
-
-    step: str
-    cursor: str
-    """Where it left it; `null` for a cursor that is too long to tell."""
-    items: int
-    entered: str
-    """Where it took it up: an `Entered` as text."""
-
-    def text(self) -> str:
-        """As it is kept in a record."""
-        return compact(self)
-
-    @classmethod
-    def read(cls, text: str | None) -> Left | None:
-        """What `text` made of it; `None` where there is none, or it does not hold together."""
-        try:
-            step, cursor, items, entered = json.loads(text or "")
-            return cls(str(step), str(cursor), int(items), str(entered))
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            return None
 
 
 class Count(NamedTuple):
@@ -266,7 +199,7 @@ class RunRecord(NamedTuple):
     outcome: str | None = None
     reason: str | None = None
     left: str | None = None
-    """The step it left open: a `Left` as text."""
+    """The step it left open: a `stretch.Left` as text."""
 
 
 class RunEnd(NamedTuple):
@@ -475,26 +408,6 @@ class Change(NamedTuple):
     def owes_spans(self) -> bool:
         """Whether a job of a sampled trace owes spans from then on."""
         return self.close_run is not None or self.columns.get("status") in FINISHED
-
-
-def expiry(head: JobRecord, now: float, retention: float) -> float | None:
-    """When the record of a job that ends now is to go; `None` for one that is kept."""
-    if math.isinf(retention):
-        return None
-    trace = Trace.read(head.trace)
-    traced = trace is not None and trace.sampled
-    return now + (max(retention, LONG_ENOUGH_TO_SEND) if traced else retention)
-
-
-def left_text(position: Position | None, run: int) -> str | None:
-    """What is kept of the step that is open at `position`, if the run that ends took it up."""
-    entered = None if position is None else Entered.read(position.entered)
-    if position is None or entered is None or entered.run != run:
-        return None
-    cursor = position.cursor if len(position.cursor) <= LONGEST_TOLD else "null"
-    if len(entered.cursor) > LONGEST_TOLD:
-        entered = entered._replace(cursor="null")
-    return Left(position.step, cursor, position.items, entered.text()).text()
 
 
 def position_columns(position: Position | None) -> dict[str, object]:

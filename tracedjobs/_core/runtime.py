@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tracedjobs._core import controls, counting, trace, values
+from tracedjobs._core import controls, submitting, trace
 from tracedjobs._core.controls import FROM_START
 from tracedjobs._core.handing import hand_back, hand_back_waiting
 from tracedjobs._core.job import Job, find_job, known_jobs
-from tracedjobs._core.lease import is_lost
+from tracedjobs._core.lost import is_lost
 from tracedjobs._core.options import Duration, seconds
 from tracedjobs._core.owner import worker_name
 from tracedjobs._core.performing import perform, release
@@ -22,8 +20,7 @@ from tracedjobs._core.records import READ_FROM_TIME, JobRecord, Status, Stored
 from tracedjobs._core.saver import saver
 from tracedjobs._core.signals import StopSignals
 from tracedjobs._core.waiting import drive, drive_async
-from tracedjobs.errors import JobConflictError, JobNotFoundError, TracedJobsError, UnknownJobError
-from tracedjobs.events import notify
+from tracedjobs.errors import JobNotFoundError, UnknownJobError
 from tracedjobs.stores import Store, open_store
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "configure", "default_runtime"]
 
 DEFAULT_STORE: Final = "sqlite:///tracedjobs.db"
-MAX_ID: Final = 255
 
 
 class Runtime:
@@ -160,14 +156,7 @@ class Runtime:
             if via is not None:
                 via.send(record)
             return record.id
-        there = self._load(record.id).job
-        if there.name != record.name or _canonical(there) != _canonical(record):
-            what = "other arguments" if there.name == record.name else f"the name {there.name!r}"
-            msg = (
-                f"The job {record.id} exists already with {what}; take another job_id, or submit "
-                f"it as it was."
-            )
-            raise JobConflictError(msg)
+        submitting.check_same(self._load(record.id).job, record)
         if via is not None:
             hand_back(self.store, record.id)
         return record.id
@@ -311,12 +300,7 @@ class Runtime:
 
     def record(self, record: JobRecord, scope: Scope) -> bool:
         """Keep a new job and tell of it; `False` when there is one of that id."""
-        with trace.submitting(record, scope) as text:
-            new = record if text is None else replace(record, trace=text)
-            made = self.store.create(new, counting.submitted(record))
-        if made:
-            notify("job_submitted", job=record.name, job_id=record.id, run=0)
-        return made
+        return submitting.record(self.store, record, scope)
 
     def new_record(
         self,
@@ -333,20 +317,15 @@ class Runtime:
 
         `wait`: seconds before which its queue is not to bring it to a worker.
         """
-        arguments = _named_arguments(job, args, kwargs)
-        now = self.store.time()
-        deadline = job.options.deadline
-        return JobRecord(
-            id=_checked_id(job_id),
-            name=job.name,
+        return submitting.new_record(
+            self.store,
+            job,
+            args,
+            kwargs,
+            job_id,
             queue=queue,
             message=message,
-            hand_at=None if queue is None else now + max(wait, 0.0) + self.lease_ttl,
-            arguments=values.encode(arguments, path="arguments"),
-            submitted_at=now,
-            deadline_at=None if deadline is None else now + deadline,
-            retention=job.options.retention,
-            steps_expected=job.options.steps or self.store.steps_of_last_completed(job.name),
+            wait=max(wait, 0.0) + self.lease_ttl,
         )
 
     def job_named(self, name: str) -> Job[..., Any]:
@@ -460,42 +439,6 @@ def default_runtime() -> Runtime:
     if _implicit is None or _implicit[0] != key:
         _implicit = (key, Runtime())
     return _implicit[1]
-
-
-def _named_arguments(
-    job: Job[..., Any], args: tuple[object, ...], kwargs: dict[str, object]
-) -> dict[str, object]:
-    names = job.plain_parameters
-    if names is not None and len(names) == len(args) and not kwargs:
-        return dict(zip(names, args, strict=True))  # as nearly always
-    try:
-        bound = job.signature.bind(None, *args, **kwargs)
-    except TypeError as error:
-        msg = f"These arguments do not fit {job.name}{job.signature}: {error}."
-        raise TypeError(msg) from None
-    ctx_name = next(iter(job.signature.parameters))
-    return {name: value for name, value in bound.arguments.items() if name != ctx_name}
-
-
-def _canonical(record: JobRecord) -> str:
-    # Equal for dicts that differ in order alone; as text, for 1, 1.0 and True are equal otherwise.
-    return json.dumps(json.loads(record.arguments), sort_keys=True)
-
-
-def _checked_id(job_id: str | None) -> str:
-    if job_id is None:
-        from uuid import uuid4  # noqa: PLC0415 - a slow import
-
-        return str(uuid4())
-    if (
-        not isinstance(job_id, str)
-        or not job_id
-        or len(job_id) > MAX_ID
-        or not job_id.isprintable()
-    ):
-        msg = f"job_id={job_id!r} must be a printable text of 1 to {MAX_ID} characters."
-        raise TracedJobsError(msg)
-    return job_id
 
 
 def _status(status: str) -> Status:

@@ -11,7 +11,6 @@ from tracedjobs._core import values
 from tracedjobs._core.estimate import estimate
 from tracedjobs._core.records import (
     ControlRecord,
-    Entered,
     JobRecord,
     Position,
     RunRecord,
@@ -20,6 +19,7 @@ from tracedjobs._core.records import (
     Stored,
 )
 from tracedjobs._core.stalls import Stall, is_stalled
+from tracedjobs._core.stretch import Entered
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import SerializationError
 

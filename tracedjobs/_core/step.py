@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tracedjobs._core import values
 from tracedjobs._core.options import checked_total
-from tracedjobs._core.records import Entered, Position, StepRecord
+from tracedjobs._core.records import Position, StepRecord
+from tracedjobs._core.stretch import Entered
 from tracedjobs._core.waiting import DONE
 from tracedjobs.errors import InvalidStepError, UnadvanceableCursorError
 
@@ -228,7 +229,7 @@ class Step:
                 cursor, items = "null", 0
         else:
             began = Entered.read(found.entered)
-            if began is not None and began.run == run.number:  # see `lease._taken_up_late`
+            if began is not None and began.run == run.number:  # see `lost.taken_up_late`
                 cursor, items = began.cursor, began.items
             else:
                 cursor, items = found.cursor, found.items

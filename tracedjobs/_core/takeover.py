@@ -79,7 +79,7 @@ def takeover(stored: Stored) -> Takeover:
     one, and never past a finished item. As many steps were completed before it as the store knows:
     one that has lost its newest writes may lack some.
 
-    `stored` is from after the death where that can be, see `lease.looked_at`. One from before may
+    `stored` is from after the death where that can be, see `lost.looked_at`. One from before may
     lack a step that has been completed since: then what is found of the next one is not believed.
     It lacks no save, for a save renews the lease, and
     what is made of the answer holds only for the lease that was read.

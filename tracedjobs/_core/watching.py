@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.estimate import Estimator
-from tracedjobs._core.records import Change, Entered, Position, Save
+from tracedjobs._core.records import Change, Position, Save
 from tracedjobs._core.stalls import Stall, is_stalled, stack_of_task, stack_of_thread
+from tracedjobs._core.stretch import Entered
 from tracedjobs._core.telling import tell_in_order, tell_later, told_of
 from tracedjobs.errors import StoreError, TracedJobsError
 

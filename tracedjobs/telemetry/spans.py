@@ -15,8 +15,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from tracedjobs._core.masking import mask_text
-from tracedjobs._core.records import FINISHED, Entered, JobRecord, Left, RunRecord, StepRecord
+from tracedjobs._core.records import FINISHED, JobRecord, RunRecord, StepRecord
 from tracedjobs._core.records import Status as JobStatus
+from tracedjobs._core.stretch import Entered, Left
 from tracedjobs._core.trace import Trace
 
 if TYPE_CHECKING:

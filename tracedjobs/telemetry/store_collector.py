@@ -31,8 +31,9 @@ from tracedjobs._core.counting import (
     uncounted,
 )
 from tracedjobs._core.owner import owner_is_dead
-from tracedjobs._core.records import Entered, Living, Status, Survey, TotalKey
+from tracedjobs._core.records import Living, Status, Survey, TotalKey
 from tracedjobs._core.snapshot import hangs, time_left
+from tracedjobs._core.stretch import Entered
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import TracedJobsError
 from tracedjobs.stores.base import STEP_NAMES

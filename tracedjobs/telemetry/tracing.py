@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.ending import type_name
 from tracedjobs._core.masking import shown
-from tracedjobs._core.records import LONGEST_TOLD
+from tracedjobs._core.stretch import LONGEST_TOLD
 from tracedjobs._core.trace import Scope, Trace
 from tracedjobs.errors import StoreError
 from tracedjobs.telemetry.places import Place

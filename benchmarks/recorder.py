@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from benchmarks.harness import Figure, Plan, runtime
 from tracedjobs import Context, job
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import AHEAD, EMPTY, private_numbers, take_cell
+from tracedjobs._core.cell_layout import AHEAD, EMPTY, private_numbers
+from tracedjobs._core.flight_recorder import take_cell
 from tracedjobs._core.records import Position
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from tests.killed_runs import (
 from tests.run_directories import own_run_directory
 from tracedjobs import Runtime, Status
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import (
+from tracedjobs._core.cell_layout import (
     CELL,
     CHECK,
     HEADER,

@@ -21,7 +21,8 @@ import pytest
 from tests.processes import PATIENCE, PERFORM, PRELUDE, ROOT, Children, count, counted, until
 from tracedjobs import AsyncContext, Context, Runtime, job
 from tracedjobs._core import flight_recorder, owner
-from tracedjobs._core.flight_recorder import CELL, SEGMENT, take_cell
+from tracedjobs._core.cell_layout import CELL
+from tracedjobs._core.flight_recorder import SEGMENT, take_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,7 +192,7 @@ DEATHS: Final = """
 import os, sys
 from pathlib import Path
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import take_cell
+from tracedjobs._core.flight_recorder import (take_cell)
 from tracedjobs._core.records import JobRecord
 from tracedjobs._core.takeover import forget
 

@@ -11,21 +11,20 @@ import pytest
 
 from tracedjobs import Context, Runtime, job
 from tracedjobs._core import flight_recorder, pairs_loop
-from tracedjobs._core.flight_recorder import (
+from tracedjobs._core.cell_layout import (
     AHEAD,
     CELL,
     EMPTY,
     INTEGER,
     KIND,
     LENGTHS,
-    MOST_LENT,
     OFFSET,
     integers_of,
     private_numbers,
     slots_of,
-    take_cell,
     view_of,
 )
+from tracedjobs._core.flight_recorder import MOST_LENT, take_cell
 from tracedjobs._core.records import Position
 
 if TYPE_CHECKING:

@@ -31,11 +31,7 @@ from tests.killed_runs import (
 from tests.processes import PERFORM, Children, until
 from tracedjobs import AsyncContext, Context, Job, Runtime, Status, job
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import (
-    CELL,
-    COUNT,
-    KIND,
-)
+from tracedjobs._core.cell_layout import CELL, COUNT, KIND
 from tracedjobs._core.records import Position, StepRecord, Stored
 from tracedjobs._core.takeover import Takeover, forget, jobs_of_the_dead, takeover
 

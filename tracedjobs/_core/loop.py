@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
 from weakref import ref
 
-from tracedjobs._core.flight_recorder import private_numbers
+from tracedjobs._core.cell_layout import private_numbers
 from tracedjobs._core.step import Step
 from tracedjobs._core.telling import tell_step
 from tracedjobs._core.waiting import DONE, drive, drive_async

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import (
+from tracedjobs._core.cell_layout import (
     AHEAD,
     BITS,
     CELL,
@@ -94,7 +94,7 @@ class PairsLoop(Loop[T]):
         self._move(self._stored_late(after), count)
 
     def _move(self, after: str | int, count: int) -> None:
-        # In the order that `flight_recorder` asks for, whether slots are in use or not.
+        # In the order that `cell_layout` asks for, whether slots are in use or not.
         numbers = self._numbers
         if isinstance(after, int):
             numbers[count & 1] = after

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from tracedjobs._core import values
-from tracedjobs._core.flight_recorder import AHEAD, KIND, OFFSET, view_of
+from tracedjobs._core.cell_layout import AHEAD, KIND, OFFSET, view_of
 from tracedjobs._core.loop import PLACES, Loop
 from tracedjobs._core.waiting import drive
 from tracedjobs.errors import InvalidStepError, SourceChangedError

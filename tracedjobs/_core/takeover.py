@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import owner
-from tracedjobs._core.flight_recorder import (
+from tracedjobs._core.cell_layout import (
     AHEAD,
     CELL,
     CHECK,
@@ -29,12 +29,11 @@ from tracedjobs._core.flight_recorder import (
     NUMBERS,
     OFFSET,
     check_of,
-    forget_kept,
     integers_of,
-    kept_cell,
     key_of,
     mark_of,
 )
+from tracedjobs._core.flight_recorder import forget_kept, kept_cell
 from tracedjobs._core.records import JobRecord, Position, Stored, position_columns
 
 if TYPE_CHECKING:

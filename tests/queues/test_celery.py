@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from celery import chain
+from celery import Celery, chain
 from celery.exceptions import TaskRevokedError
+from kombu.exceptions import SerializerNotInstalled
 
 from tests.processes import PATIENCE, until
+from tracedjobs import Context, Runtime, events
+from tracedjobs.queues.celery import continuable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.queues.harness import Kind, Place
     from tests.queues.on_celery import OnCelery
+    from tests.stores.redis_servers import RedisServer
 
 MORE = """
 @app.task
@@ -201,3 +205,54 @@ def test_a_job_goes_on_after_both_of_celerys_time_limits(
     assert len(items) - 150 <= job.run - 1
     # Celery stored a failure at each kill; the job's result is in its place.
     until(lambda: hard.backend.get_task_meta(hard.id)["result"] == "all", "the result is there")
+
+
+def test_a_message_whose_record_is_refused_is_sent_all_the_same(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Celery("published", broker=redis_server.url)
+    app.conf.task_default_queue = "published"
+    with redis_server.client() as client:
+        client.acl_setuser(
+            "reader",
+            enabled=True,
+            passwords=["+secret"],
+            keys=["*"],
+            commands=["+@all", "-evalsha"],
+        )
+        url = redis_server.url.replace("redis://", "redis://reader:secret@")
+        with Runtime(url) as runtime:
+
+            @continuable(app, runtime=runtime, name="published.work")  # type: ignore[untyped-decorator]
+            def work(ctx: Context) -> None:
+                pass
+
+            work.apply_async(task_id="refused")
+        assert client.llen("published") == 1
+    assert "The job refused is sent without a record" in caplog.text
+
+
+def test_a_job_whose_message_cannot_be_sent_is_recorded_and_told_of(
+    redis_server: RedisServer,
+) -> None:
+    app = Celery("unpublished", broker=redis_server.url)
+    told: list[object] = []
+
+    def listener(event: events.Event) -> None:
+        told.append(event.payload["job_id"])
+
+    with Runtime(redis_server.url) as runtime:
+
+        @continuable(app, runtime=runtime, name="unpublished.work")  # type: ignore[untyped-decorator]
+        def work(ctx: Context) -> None:
+            pass
+
+        events.subscribe(listener)
+        try:
+            for job_id in ("one", "two"):
+                with pytest.raises(SerializerNotInstalled):
+                    work.apply_async(task_id=job_id, serializer="unheard of")
+                assert told[-1:] == [job_id]
+                assert runtime.get(job_id).status == "pending"
+        finally:
+            events.unsubscribe(listener)

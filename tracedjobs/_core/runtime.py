@@ -27,7 +27,7 @@ from tracedjobs.events import notify
 from tracedjobs.stores import Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from tracedjobs._core.handing import Sender
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.snapshot import JobSnapshot
     from tracedjobs._core.trace import Scope
     from tracedjobs._core.waiting import Flow
+    from tracedjobs.stores.base import Creating
 
 __all__ = ["Runtime", "configure", "default_runtime"]
 
@@ -314,9 +315,18 @@ class Runtime:
         with trace.submitting(record, scope) as text:
             new = record if text is None else replace(record, trace=text)
             made = self.store.create(new, counting.submitted(record))
-        if made:
-            notify("job_submitted", job=record.name, job_id=record.id, run=0)
-        return made
+        return _told(record, made)
+
+    def recording(self, record: JobRecord, scope: Scope) -> Callable[[], bool]:
+        """Begin to `record` a job, and give what waits until that is done, to be called once."""
+        creating: Creating | None = getattr(self.store, "creating", None)
+        if creating is None:
+            made = self.record(record, scope)
+            return lambda: made
+        with trace.submitting(record, scope) as text:
+            new = record if text is None else replace(record, trace=text)
+            answer = creating(new, counting.submitted(record))
+        return lambda: _told(record, answer())
 
     def new_record(
         self,
@@ -460,6 +470,12 @@ def default_runtime() -> Runtime:
     if _implicit is None or _implicit[0] != key:
         _implicit = (key, Runtime())
     return _implicit[1]
+
+
+def _told(record: JobRecord, made: bool) -> bool:  # noqa: FBT001 - what the store answered
+    if made:
+        notify("job_submitted", job=record.name, job_id=record.id, run=0)
+    return made
 
 
 def _named_arguments(

@@ -194,12 +194,34 @@ class Continuable(ABC):
             record = self._new_record(runtime, delivery, queue)
             return runtime.record(record, self.job.options.trace)
         except StoreUnavailableError as error:
-            log.warning(
-                "The job %s is sent without a record, which is written when it arrives: %s",
-                delivery.job_id,
-                error,
-            )
+            _warn_of_missing(delivery.job_id, error)
             return True
+
+    def recording(self, delivery: Delivery, *, queue: str | None = None) -> Callable[[], None]:
+        """Begin with what `publish` does, and give what waits for its end, to be called once.
+
+        In between the message is sent: so the store is at work while the queue's client is. The
+        message may then be with a worker first, who records the job if need be, and what the store
+        refuses is told by it too.
+        """
+        if self.job is None:
+            return _nothing
+        runtime = self.runtime
+        try:
+            recorded = runtime.recording(
+                self._new_record(runtime, delivery, queue), self.job.options.trace
+            )
+        except StoreUnavailableError as error:
+            _warn_of_missing(delivery.job_id, error)
+            return _nothing
+
+        def wait() -> None:
+            try:
+                recorded()
+            except StoreError as error:
+                _warn_of_missing(delivery.job_id, error)
+
+        return wait
 
     async def publish_async(self, delivery: Delivery, *, queue: str | None = None) -> None:
         """See `publish`; the event loop goes on meanwhile."""
@@ -521,6 +543,16 @@ def check_version(package: str, majors: tuple[int, ...], what: str) -> bool:
         what,
     )
     return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def _warn_of_missing(job_id: str, error: StoreError) -> None:
+    log.warning(
+        "The job %s is sent without a record, which is written when it arrives: %s", job_id, error
+    )
 
 
 def _encoded(delivery: Delivery) -> str | None:

@@ -7,6 +7,7 @@ broker `recover` publishes again.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from contextlib import contextmanager
@@ -127,14 +128,27 @@ def queue(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Con
     return made
 
 
+class _Recording(threading.local):
+    """What waits for the record of the job whose message this thread is about to send."""
+
+    wait: Callable[[], None] | None = None
+
+
+_recording: Final = _Recording()
+
+
 class _Checked:
     """The base of our task classes: arguments that cannot be stored are refused by the call."""
 
     continuable: _Continuable
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
-        return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
+        if args or kwargs:
+            values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
+        try:
+            return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
+        finally:
+            _on_published()  # if Celery did not come to say so
 
 
 class _Continuable(Continuable):
@@ -286,7 +300,15 @@ def _on_publish(
 
     wait = _seconds_until(headers.get("eta"))
     delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)
-    made.publish(delivery, queue=routing_key or None)
+    _on_published()  # of one before, which Celery could not send
+    _recording.wait = made.recording(delivery, queue=routing_key or None)
+
+
+def _on_published(**_more: object) -> None:
+    """Wait until the job is recorded whose message was just sent, or could not be."""
+    wait, _recording.wait = _recording.wait, None
+    if wait is not None:
+        wait()
 
 
 def _seconds_until(eta: Any) -> float:
@@ -336,6 +358,7 @@ def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa:
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")
 # Weak references would let go of functions that nobody else holds.
 signals.before_task_publish.connect(_on_publish, weak=False)
+signals.after_task_publish.connect(_on_published, weak=False)
 signals.task_success.connect(_on_end, weak=False)
 signals.task_failure.connect(_on_end, weak=False)
 signals.task_received.connect(_on_received, weak=False)

@@ -25,7 +25,7 @@ from tracedjobs.stores.redis.node import Node, Sent, is_away
 from tracedjobs.stores.redis.refusal import refusal, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tracedjobs.stores.redis.address import Address
     from tracedjobs.stores.redis.script import Command, Script
@@ -94,7 +94,18 @@ class Servers:
         if self._address.kind or self._has_waits:
             return self.run([command])[0]
         node = self.node(command.shard)
-        answer = node.ask(command.words)
+        return self._judged(node, command, node.ask(command.words))
+
+    def send_one(self, command: Command) -> Callable[[], Any]:
+        """Send it, and give what waits for its reply: so something can be done meanwhile."""
+        if self._address.kind or self._has_waits:
+            reply = self.run([command])[0]
+            return lambda: reply
+        node = self.node(command.shard)
+        sent = node.send([command.words])
+        return lambda: self._judged(node, command, node.receive(sent)[0])
+
+    def _judged(self, node: Node, command: Command, answer: Any) -> Any:
         if not isinstance(answer, Exception):
             return answer
         if _lacks_script(answer):

@@ -112,13 +112,21 @@ class RedisStore:
 
     def create(self, job: JobRecord, counts: Sequence[Count] = ()) -> bool:
         """See `Store.create`."""
+        return self.creating(job, counts)()
+
+    def creating(self, job: JobRecord, counts: Sequence[Count] = ()) -> Callable[[], bool]:
+        """See `stores.base.Creating`."""
+        reply = self._ready().send_one(self._creation(job, counts))
+        return lambda: bool(_raised(reply()))
+
+    def _creation(self, job: JobRecord, counts: Sequence[Count]) -> Command:
         shard = shard_of(job.id)
         columns = packed(job)
         keep, entry = "", ""
         if job.expires_at is not None:
             keep = milliseconds_until(job.expires_at, self.time())
             entry = end_entry(job.id, job.status, job.name)
-        made = self._call(
+        return call(
             "create",
             shard,
             [
@@ -141,7 +149,6 @@ class RedisStore:
             ],
             writes=True,
         )
-        return bool(made)
 
     def load(self, job_id: str) -> Stored | None:
         """See `Store.load`."""
@@ -519,10 +526,7 @@ class RedisStore:
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
-        reply = self._ready().run_one(call(name, shard, keys, args, writes=writes))
-        if isinstance(reply, StoreError):
-            raise reply
-        return reply
+        return _raised(self._ready().run_one(call(name, shard, keys, args, writes=writes)))
 
     def find(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
         """Those jobs, with or without their steps, runs and controls."""
@@ -673,6 +677,12 @@ class RedisStore:
 
     def _note_time(self, shard: int, micros: str | int) -> None:
         self._connected().node(shard).note_time(micros)
+
+
+def _raised(reply: Any) -> Any:
+    if isinstance(reply, StoreError):
+        raise reply
+    return reply
 
 
 def _pairs(reply: Sequence[str]) -> list[Entry]:

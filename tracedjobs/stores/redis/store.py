@@ -36,6 +36,7 @@ from tracedjobs.stores.redis.changing import (
     check_transition,
     milliseconds_until,
 )
+from tracedjobs.stores.redis.completing import completion_arguments
 from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
 from tracedjobs.stores.redis.packing import (
     UNTOUCHED,
@@ -212,10 +213,10 @@ class RedisStore:
         """See `Store.change`."""
         stored = change.known
         if stored is None or stored.job.revision != change.revision or change.drop_steps:
-            (found,) = self.find([change.job_id], parts=bool(change.drop_steps))
-            if found is None or found.stored.job.revision != change.revision:
+            (read,) = self.find([change.job_id], parts=bool(change.drop_steps))
+            if read is None or read.stored.job.revision != change.revision:
                 return False
-            stored = found.stored
+            stored = read.stored
         old = stored.job
         if change.if_token is not None and old.token != change.if_token:
             return False
@@ -224,9 +225,14 @@ class RedisStore:
             check_transition(old, new.status)
         shard = shard_of(old.id)
         added = self._added(change.counts, shard)
-        keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
+        now = self.time()
         self._last_saves.forget(old.id)
-        steps = self._call("change", shard, keys, args, writes=True)
+        found = completion_arguments(self._keys, stored, change, new, now=now)
+        if found is not None:
+            steps = self._call("complete", shard, found[0], found[1] + added, writes=True)
+        else:
+            keys, args = change_arguments(self._keys, stored, new, change, added, now=now)
+            steps = self._call("change", shard, keys, args, writes=True)
         if steps < 0:
             return False
         if change.columns.get("status") is Status.COMPLETED:

@@ -6,6 +6,7 @@ register scripts in a round trip of their own, and RedisCluster refuses scripts 
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -44,6 +45,8 @@ NAMELESS: Final = dict.fromkeys(
     {"driver_info"} & set(signature(AbstractConnection).parameters) or ("lib_name", "lib_version")
 )
 """Keeps redis-py from telling the server its name, which takes two round trips."""
+SHORT: Final = 4096
+"""Bytes of a reply that is read without redis-py's parser."""
 FRESH: Final = 0.01
 """Seconds after an answer within which a connection is used again without a look whether the server
 has closed it: no server is gone and back within them, and the look costs a tenth of a save."""
@@ -129,10 +132,11 @@ class Node:
         if connection is None:
             return [sent.error] * sent.count
         replies: list[Any] = []
+        read = _only_reply if sent.count == 1 else _next_reply
         try:
             while len(replies) < sent.count:
                 try:
-                    replies.append(connection.read_response())
+                    replies.append(read(connection))
                 except ResponseError as error:
                     replies.append(error)
         except (RedisError, OSError) as error:
@@ -171,7 +175,7 @@ class Node:
         reply: Any
         try:
             connection.send_packed_command([on_the_wire(command)], False)  # noqa: FBT003 - theirs
-            reply = connection.read_response()
+            reply = _only_reply(connection)
         except ResponseError as error:
             reply = error
         except (RedisError, OSError) as error:
@@ -223,6 +227,35 @@ class Node:
     def _drop(self, connection: _Connection) -> None:
         self.failed_at = boot_time()
         connection.disconnect()
+
+
+def _next_reply(connection: _Connection) -> Any:
+    return connection.read_response()
+
+
+def _only_reply(connection: _Connection) -> Any:
+    """The one reply that is to come. redis-py's parser takes longer over it than all else here.
+
+    So it is looked at while it still is the socket's; what is not short, or not there as a whole,
+    or through TLS, is left to the parser.
+    """
+    there = getattr(connection, "_sock", None)
+    if type(there) is not socket.socket:
+        return connection.read_response()
+    text = there.recv(SHORT, socket.MSG_PEEK)
+    kind = text[:1]
+    reply: Any = None
+    if kind == b"$":
+        length, _, rest = text.partition(b"\r\n")
+        size = int(length[1:]) if length[1:].isdigit() else -1
+        if len(rest) == size + len(b"\r\n"):
+            reply = rest[:size].decode()
+    elif kind == b":" and text.endswith(b"\r\n") and text.count(b"\r\n") == 1:
+        reply = int(text[1:-2])
+    if reply is None:
+        return connection.read_response()
+    there.recv(len(text))
+    return reply
 
 
 def _is_spent(connection: _Connection) -> bool:

@@ -362,7 +362,11 @@ class RedisStore:
 
         On a cluster that of any node: one that is away keeps no job of another from its time.
         """
-        now = self._connected().time(age=CLOCK_DRIFTS)
+        servers = self._connected()
+        now = servers.node(0).time(age=CLOCK_DRIFTS)
+        if now is not None:
+            return now
+        now = servers.time(age=CLOCK_DRIFTS)
         if now is None:
             shards = self._connected().shards()
             for command, answer in self._there([Command(each, ("TIME",)) for each in shards]):

@@ -65,7 +65,7 @@ CANNOT: Final = frozenset({"store_unavailable", "unknown"})
 log: Final = logging.getLogger("tracedjobs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """A message as it came: the id of the job, and what the caller gave."""
 
@@ -82,7 +82,7 @@ class Delivery:
     """Whether the broker says that it gave this message to a worker before."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Done:
     """The job is completed, by this run or one before: give `result` to the queue."""
 
@@ -91,7 +91,7 @@ class Done:
     """Whether the queue was told, and has sent what follows: nothing is to be sent again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Again:
     """The job goes on in `delay` seconds: send the message again in the queue's own way.
 
@@ -102,7 +102,7 @@ class Again:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Over:
     """Nothing is to be done for this message: acknowledge it, and store no result.
 
@@ -327,15 +327,17 @@ class Continuable(ABC):
             signals=worker,
             errors=(Exception, *self.own_limits),
         )
+        worker.begin(delivery.job_id)
         try:
-            with worker.running(delivery.job_id):
-                if job.is_async and not asynchronous:
-                    outcome = _run(performing)
-                else:
-                    outcome = yield from performing
+            if job.is_async and not asynchronous:
+                outcome = _run(performing)
+            else:
+                outcome = yield from performing
         except LeaseLostError as error:
             log.warning("%s", error)
             return Over("lease_lost")
+        finally:
+            worker.end(delivery.job_id)
         return self._judge(outcome)
 
     def _begin(self, delivery: Delivery) -> Flow[tuple[Taken, Job[..., Any]] | Verdict]:

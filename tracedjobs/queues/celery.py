@@ -21,18 +21,11 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.compact import compact
 from tracedjobs.errors import MissingExtraError, SerializationError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    check_version,
-    decorator,
-    keep_unknown,
-    missing,
-)
-from tracedjobs.queues.recovery import taken
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over
+from tracedjobs.queues.recovery import keep_unknown, taken
+from tracedjobs.queues.versions import check_version, missing
 
 try:
     from celery import signals

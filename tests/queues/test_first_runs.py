@@ -10,7 +10,8 @@ from tracedjobs import Context, Runtime, Status, job
 from tracedjobs._core import trace
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import JobConflictError
-from tracedjobs.queues.base import Continuable, Delivery, Done, Over
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.delivery import Delivery, Done, Over
 from tracedjobs.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:

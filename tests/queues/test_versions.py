@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tracedjobs.queues.base import check_version, missing
+from tracedjobs.queues.versions import check_version, missing
 
 if TYPE_CHECKING:
     import pytest

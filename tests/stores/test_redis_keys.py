@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
 from tests.stores.redis_servers import RedisServer, until
+from tracedjobs import Context, Runtime, job
 from tracedjobs._core.clock import wall_time
 from tracedjobs._core.first_run import SUBMITTED
 from tracedjobs._core.records import (
@@ -22,12 +24,17 @@ from tracedjobs._core.records import (
     Position,
     Status,
 )
+from tracedjobs._core.trace import Trace
 from tracedjobs.stores import Store, open_store
+from tracedjobs.stores.redis import store as redis_store
 from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import IN_HASH, LATER
+from tracedjobs.stores.redis.servers import Servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tracedjobs.stores.redis.script import Command
 
 
 @pytest.fixture
@@ -162,6 +169,68 @@ def test_a_finished_job_that_is_asked_something_more_still_expires_as_a_whole(
         keys = list(client.scan_iter(f"{prefix}:*:a", count=1000))
         assert len(keys) == 4
         assert all(0 < client.pttl(key) <= 3_600_000 for key in keys)
+
+
+@job(name="tests:plain", trace="per_run")
+def plain(ctx: Context, left: str) -> str:
+    if left:
+        ctx.step("one", len, left)
+        for _ in ctx.each("two", range(3)):
+            ctx.checkpoint()
+    return left
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("left", ["", "steps"])
+def test_the_script_of_most_ends_leaves_what_that_of_all_changes_does(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, left: str, *, traced: bool
+) -> None:
+    found: list[dict[str, object]] = []
+    asked: list[str] = []
+    run_one = Servers.run_one
+
+    def noted(self: Servers, command: Command) -> Any:
+        if command.script is not None:
+            asked.append(command.script.name)
+        return run_one(self, command)
+
+    monkeypatch.setattr(Servers, "run_one", noted)
+    for shorter in (True, False):
+        prefix = f"tj{os.urandom(6).hex()}"
+        if not shorter:
+            monkeypatch.setattr(redis_store, "completion_arguments", lambda *_, **__: None)
+        with Runtime(f"{redis_server.url}?prefix={prefix}") as runtime:
+            record = runtime.new_record(plain, (left,), {}, "a")
+            text = Trace("1" * 32, "2" * 16, sampled=True).text() if traced else None
+            assert runtime.store.create(record.changed({"trace": text}))
+            assert runtime.perform("a").result == left
+            assert asked[-1] == ("complete" if shorter else "change")
+            assert runtime.store.steps_of_last_completed("tests:plain") == (2 if left else 0)
+        with redis_server.client() as client:
+            found.append(everything(client, prefix))
+    assert found[0] == found[1]
+
+
+def everything(client: Any, prefix: str) -> dict[str, object]:
+    """All keys under that prefix, and what they hold but for moments, times and blanks."""
+    found: dict[str, object] = {}
+    for key in client.scan_iter(f"{prefix}:*"):
+        content: object = None
+        match client.type(key):
+            case "string":
+                content = client.get(key)
+            case "hash":
+                fields = client.hgetall(key).items()
+                content = sorted(
+                    (name, each) for name, each in fields if each and "_sum" not in name
+                )
+            case "list":
+                content = client.lrange(key, 0, -1)
+            case "zset":
+                content = client.zrange(key, 0, -1)
+        text = re.sub(r"\d{10,}(\.\d+)?", "-", repr(content))
+        found[key.removeprefix(prefix)] = (text, client.pttl(key) > 0)
+    return found
 
 
 def test_a_failed_job_that_is_retried_expires_no_more_until_it_has_ended_again(

@@ -37,7 +37,7 @@ __all__ = ["Ending", "described", "finish", "lease_lost_error", "storable", "typ
 TRACEBACK_LIMIT: Final = 16_384
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ending:
     """How a run ends: what is recorded, and what is raised to the caller afterwards."""
 

@@ -36,14 +36,14 @@ LONGEST_WAIT: Final = 5.0
 """Seconds to wait for a save when the event loop is gone; then it is left to its thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """Work that may block: a call of the store, or a pause between two."""
 
     work: Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pause:
     """Nothing for that many seconds, before something is tried again."""
 
@@ -54,7 +54,7 @@ class Pause:
         time.sleep(self.seconds)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A call of the user's function, in the user's own thread or task."""
 

@@ -6,18 +6,12 @@ rules are the same for every queue, and an adapter only says them in the words o
 
 from __future__ import annotations
 
-import inspect
 import logging
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from tracedjobs._core import values
-from tracedjobs._core.handing import add_sender, mark_unknown
-from tracedjobs._core.job import Job
-from tracedjobs._core.job import job as make_job
+from tracedjobs._core.handing import add_sender
 from tracedjobs._core.lease import Taken, begin, loaded, take_lease
 from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.performing import bound_arguments, perform_taken
@@ -36,24 +30,22 @@ from tracedjobs.errors import (
     UnknownJobError,
 )
 from tracedjobs.queues.answering import is_answered, may_answer, note_answer
+from tracedjobs.queues.delivery import (
+    Again,
+    Delivery,
+    Done,
+    Over,
+    Verdict,
+    text_of_message,
+)
 from tracedjobs.queues.stopping import this_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = [
-    "Again",
-    "Continuable",
-    "Delivery",
-    "Done",
-    "Over",
-    "Verdict",
-    "check_version",
-    "decorator",
-    "keep_unknown",
-    "known_continuables",
-    "missing",
-]
+    from tracedjobs._core.job import Job
+
+__all__ = ["Continuable", "known_continuables", "log"]
 
 AWAY: Final = 5.0
 """Seconds until a message is tried again that came while the store was away."""
@@ -64,56 +56,6 @@ CANNOT: Final = frozenset({"store_unavailable", "unknown"})
 
 log: Final = logging.getLogger("tracedjobs")
 
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message as it came: the id of the job, and what the caller gave."""
-
-    job_id: str
-    args: tuple[object, ...] = ()
-    kwargs: Mapping[str, object] = field(default_factory=dict)
-    message: Callable[[], object] = lambda: None
-    """What is needed to send it again, asked when the job is recorded: see `Continuable.send`."""
-    wait: float = 0.0
-    """Seconds from now on before which the queue is not to bring it to a worker."""
-    followed: bool = False
-    """Whether the queue sends other messages when it is told of the job's end: see `answered`."""
-    again: bool = False
-    """Whether the broker says that it gave this message to a worker before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The job is completed, by this run or one before: give `result` to the queue."""
-
-    result: object
-    answered: bool = False
-    """Whether the queue was told, and has sent what follows: nothing is to be sent again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The job goes on in `delay` seconds: send the message again in the queue's own way.
-
-    The same id, the same number of retries, and nothing that the caller could take for an end.
-    """
-
-    delay: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """Nothing is to be done for this message: acknowledge it, and store no result.
-
-    `reason` is `duplicate`, `lease_lost` (the job goes on elsewhere), `paused`, `cancelled`,
-    `answered` (it failed, and the queue was told), or `gone`: there is no record of it any more.
-    """
-
-    reason: str
-
-
-Verdict = Done | Again | Over
 
 _known: Final[list[Continuable]] = []
 
@@ -305,15 +247,17 @@ class Continuable(ABC):
             signals=worker,
             errors=(Exception, *self.own_limits),
         )
+        worker.begin(delivery.job_id)
         try:
-            with worker.running(delivery.job_id):
-                if job.is_async and not asynchronous:
-                    outcome = _run(performing)
-                else:
-                    outcome = yield from performing
+            if job.is_async and not asynchronous:
+                outcome = _run(performing)
+            else:
+                outcome = yield from performing
         except LeaseLostError as error:
             log.warning("%s", error)
             return Over("lease_lost")
+        finally:
+            worker.end(delivery.job_id)
         return self._judge(outcome)
 
     def _begin(self, delivery: Delivery) -> Flow[tuple[Taken, Job[..., Any]] | Verdict]:
@@ -387,7 +331,7 @@ class Continuable(ABC):
             dict(delivery.kwargs),
             delivery.job_id,
             queue=queue or self.queue,
-            message=_encoded(delivery),
+            message=text_of_message(delivery),
             wait=delivery.wait,
         )
 
@@ -419,119 +363,3 @@ def _run(performing: Flow[Outcome]) -> Outcome:
 def known_continuables() -> tuple[Continuable, ...]:
     """Those that this process has made."""
     return tuple(_known)
-
-
-def keep_unknown(family: str, job_id: str, task: str) -> None:
-    """A message was thrown away since this worker has no such task: keep its job, if it is one.
-
-    Whoever has the task, an older or newer version of the application, hands it back.
-    """
-    for runtime in {each.runtime for each in _known if each.family.startswith(family)}:
-        try:
-            if mark_unknown(runtime.store, job_id):
-                log.error(
-                    "The job %s was not run: this worker has no task %s. Its message is sent "
-                    "again by a worker that has it.",
-                    job_id,
-                    task,
-                )
-        except StoreError as error:
-            log.warning("Whether %s is a job cannot be told: %s", job_id, error)
-
-
-def decorator(
-    make: Callable[[Job[..., Any]], Continuable],
-    refusal: Callable[[Job[..., Any], dict[str, Any]], str | None],
-    options: dict[str, Any],
-) -> Callable[[Callable[..., Any]], Any]:
-    """What makes a task of a function: options of `@job` go to the job, all others to the queue.
-
-    `make` is given the job, and `refusal` the job and the queue's options: it takes out those that
-    the queue is not to see, and says what is wrong, if anything is. That is raised as `TypeError`.
-    """
-    ours, theirs = _split(options)
-
-    def decorate(fn: Callable[..., Any]) -> Any:
-        job = make_job(**ours)(fn)
-        wrong = refusal(job, theirs)
-        if wrong is not None:
-            raise TypeError(wrong)
-        made = make(job)
-
-        def call(*args: object, **kwargs: object) -> object:
-            return made.execute(args, kwargs)
-
-        async def call_async(*args: object, **kwargs: object) -> object:
-            return await made.execute_async(args, kwargs)
-
-        return made.as_task(_entry(job, call_async if job.is_async else call), theirs)
-
-    return decorate
-
-
-def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of `@job`, and all others; `name` is one of both."""
-    ours = set(inspect.signature(make_job).parameters) - {"fn"}
-    return (
-        {key: value for key, value in options.items() if key in ours},
-        {key: value for key, value in options.items() if key not in ours or key == "name"},
-    )
-
-
-def _entry(job: Job[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call` under the name of the job's function, and with its parameters but for `ctx`."""
-    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(call, attribute, getattr(job.fn, attribute))
-    signature = job.signature
-    rest = list(signature.parameters.values())[1:]
-    call.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]  # inspect reads it
-    return call
-
-
-def missing(extra: str, error: ImportError) -> str:
-    """What is said where a queue's package is not installed, or one that is too old."""
-    if (error.name or "").split(".")[0] == extra:
-        with suppress(PackageNotFoundError):
-            found = version(extra)
-            wanted = [
-                each.split(";")[0].strip()
-                for each in requires("tracedjobs") or ()
-                if each.startswith(extra) and f'"{extra}"' in each.replace("'", '"')
-            ]
-            return (
-                f"tracedjobs.queues.{extra} works with {', '.join(wanted)}, and {extra} {found} "
-                f"is installed: pip install 'tracedjobs[{extra}]'."
-            )
-    return (
-        f"tracedjobs.queues.{extra} needs {error.name or extra}, which is not installed: "
-        f"pip install 'tracedjobs[{extra}]'."
-    )
-
-
-def check_version(package: str, majors: tuple[int, ...], what: str) -> bool:
-    """Whether the installed version is one whose insides are known; if not, it is said."""
-    found = version(package)
-    if int(found.split(".")[0]) in majors:
-        return True
-    log.warning(
-        "%s %s is not a version that tracedjobs was tried with (%s): %s.",
-        package,
-        found,
-        ", ".join(f"{major}.x" for major in majors),
-        what,
-    )
-    return False
-
-
-def _encoded(delivery: Delivery) -> str | None:
-    try:
-        message = delivery.message()
-        return None if message is None else values.encode(message, path="message")
-    except TracedJobsError as error:
-        log.warning(
-            "Of the message of job %s nothing is kept, so if it is lost the job is sent again "
-            "without its options and what was chained to it: %s",
-            delivery.job_id,
-            error,
-        )
-        return None

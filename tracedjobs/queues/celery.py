@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs._core import values
 from tracedjobs._core.clock import boot_time
+from tracedjobs._core.compact import compact
 from tracedjobs.errors import MissingExtraError, SerializationError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    check_version,
-    decorator,
-    keep_unknown,
-    missing,
-)
-from tracedjobs.queues.recovery import taken
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over
+from tracedjobs.queues.recovery import keep_unknown, taken
+from tracedjobs.queues.versions import check_version, missing
 
 try:
     from celery import signals
@@ -133,7 +128,8 @@ class _Checked:
     continuable: _Continuable
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
-        values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
+        if args or kwargs:
+            values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
         return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
 
 
@@ -247,11 +243,25 @@ def _kept(request: Any) -> str:
 
     Without those that it takes by itself: of most messages that is nearly all.
     """
-    given = {key: getattr(request, key, None) for key in KEPT}
+    return _text_of({key: getattr(request, key, None) for key in KEPT})
+
+
+def _text_of(given: dict[str, Any]) -> str:
+    kept = {key: each for key, each in given.items() if each != _OWN[key]}
     try:
-        return str(json.dumps({key: each for key, each in given.items() if each != _OWN[key]}))
+        with suppress(TypeError):  # of what nearly all messages have it is made faster
+            text = compact(kept)
+            if text.isascii():
+                return text
+        return str(json.dumps(kept))
     except (TypeError, ValueError) as error:
         raise SerializationError(str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _has_own_headers(names: tuple[str, ...]) -> bool:
+    """Whether some of those are of the application: Celery looks at all of them, each time."""
+    return Context(dict.fromkeys(names)).headers is not None
 
 
 @contextmanager
@@ -282,7 +292,10 @@ def _on_publish(
             "routing_key": routing_key,
             "priority": (more.get("properties") or {}).get("priority"),
         }
-        return _kept(Context({**headers, **embedded}, delivery_info=info))
+        known = {**headers, **embedded, "delivery_info": info}
+        if _has_own_headers((*headers, *embedded)):
+            return _kept(Context(known))
+        return _text_of({key: known.get(key, own) for key, own in _OWN.items()})
 
     wait = _seconds_until(headers.get("eta"))
     delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis import Redis
 
-from tracedjobs.queues.base import check_version
+from tracedjobs.queues.versions import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -17,17 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tracedjobs._core import values
 from tracedjobs.errors import MissingExtraError, ResumeLimitError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    Verdict,
-    decorator,
-    missing,
-)
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over, Verdict
 from tracedjobs.queues.stopping import this_worker
+from tracedjobs.queues.versions import missing
 
 try:
     import dramatiq
@@ -62,6 +55,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.job import Job
     from tracedjobs._core.records import JobRecord
     from tracedjobs._core.runtime import Runtime
+    from tracedjobs.queues.base import Continuable
 
 __all__ = ["continuable", "queue"]
 

@@ -25,9 +25,10 @@ from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Interrupt, Middleware, TimeLimitExceeded
 
 from tracedjobs._core.clock import boot_time
-from tracedjobs.queues.base import Continuable, check_version, keep_unknown
-from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.recovery import keep_unknown, start_recovery
 from tracedjobs.queues.stopping import WorkerStop, at_work, stop
+from tracedjobs.queues.versions import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -16,21 +16,13 @@ from weakref import WeakKeyDictionary
 
 from tracedjobs.errors import MissingExtraError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    check_version,
-    decorator,
-    keep_unknown,
-    log,
-    missing,
-)
-from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.base import Continuable, log
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over
+from tracedjobs.queues.recovery import keep_unknown, start_recovery
 from tracedjobs.queues.stopping import WorkerStop, at_work
 from tracedjobs.queues.unbegun import A_FEW, MOST
+from tracedjobs.queues.versions import check_version, missing
 
 try:
     from huey.api import Task

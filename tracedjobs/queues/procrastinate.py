@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs.errors import MissingExtraError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import Again, Continuable, Delivery, Done, Over, decorator, missing
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over
+from tracedjobs.queues.versions import missing
 
 try:
     from procrastinate import App, BaseRetryStrategy, Blueprint, JobContext, RetryDecision
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.job import Job
     from tracedjobs._core.records import JobRecord
     from tracedjobs._core.runtime import Runtime
-    from tracedjobs.queues.base import Verdict
+    from tracedjobs.queues.delivery import Verdict
 
 __all__ = ["continuable", "queue"]
 

@@ -19,7 +19,8 @@ from tracedjobs._core import values
 from tracedjobs._core.records import Status
 from tracedjobs._core.waiting import drive, drive_async
 from tracedjobs.errors import StoreError
-from tracedjobs.queues.base import Continuable, Delivery, keep_unknown, log
+from tracedjobs.queues.base import Continuable, log
+from tracedjobs.queues.delivery import Delivery
 from tracedjobs.queues.procrastinate_deferring import (
     deferring,
     transaction,
@@ -27,7 +28,7 @@ from tracedjobs.queues.procrastinate_deferring import (
     when_committed,
 )
 from tracedjobs.queues.procrastinate_rows import LIVE, PAUSED_UNTIL, Rows, off_loop
-from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.recovery import keep_unknown, start_recovery
 from tracedjobs.queues.stopping import WorkerStop, at_work, this_worker
 
 if TYPE_CHECKING:

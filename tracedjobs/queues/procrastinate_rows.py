@@ -18,7 +18,7 @@ from procrastinate.testing import InMemoryConnector
 from procrastinate.utils import utcnow
 
 from tracedjobs._core.waiting import Ask, Flow, drive_async
-from tracedjobs.queues.base import check_version
+from tracedjobs.queues.versions import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence

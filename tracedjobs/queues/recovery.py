@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core.controls import recover_here
-from tracedjobs._core.handing import hand_back
+from tracedjobs._core.handing import hand_back, mark_unknown
 from tracedjobs._core.owner import run_directory
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.queues.base import known_continuables, log
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.runtime import Runtime
     from tracedjobs._core.signals import StopFlag
 
-__all__ = ["start_recovery", "taken"]
+__all__ = ["keep_unknown", "start_recovery", "taken"]
 
 EVERY: Final = 1.5
 """Seconds between two looks."""
@@ -177,3 +177,23 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def keep_unknown(family: str, job_id: str, task: str) -> None:
+    """A message was thrown away since this worker has no such task: keep its job, if it is one.
+
+    Whoever has the task, an older or newer version of the application, hands it back.
+    """
+    for runtime in {
+        each.runtime for each in known_continuables() if each.family.startswith(family)
+    }:
+        try:
+            if mark_unknown(runtime.store, job_id):
+                log.error(
+                    "The job %s was not run: this worker has no task %s. Its message is sent "
+                    "again by a worker that has it.",
+                    job_id,
+                    task,
+                )
+        except StoreError as error:
+            log.warning("Whether %s is a job cannot be told: %s", job_id, error)

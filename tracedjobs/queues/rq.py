@@ -16,18 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 from tracedjobs._core.records import Status
 from tracedjobs.errors import MissingExtraError, TracedJobsError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    Verdict,
-    check_version,
-    decorator,
-    missing,
-)
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over, Verdict
 from tracedjobs.queues.unbegun import A_FEW, MOST
+from tracedjobs.queues.versions import check_version, missing
 
 try:
     from rq import Queue, Retry, get_current_job

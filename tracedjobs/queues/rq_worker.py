@@ -22,8 +22,9 @@ from rq.rate_limit import release_slot
 from rq.worker import BaseWorker
 
 from tracedjobs._core import trace
-from tracedjobs.queues.base import Again, Over, keep_unknown, known_continuables, log
-from tracedjobs.queues.recovery import start_recovery
+from tracedjobs.queues.base import known_continuables, log
+from tracedjobs.queues.delivery import Again, Over
+from tracedjobs.queues.recovery import keep_unknown, start_recovery
 from tracedjobs.queues.stopping import stop
 
 if TYPE_CHECKING:

@@ -6,15 +6,11 @@ tests, may start several in threads of its own, and stop one while another works
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tracedjobs._core.saver import saver
 from tracedjobs._core.signals import StopFlag
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["WorkerStop", "at_work", "stop", "this_worker"]
 
@@ -42,14 +38,13 @@ class WorkerStop:
             if run.record.id in self._jobs:
                 run.request_stop("stopping")
 
-    @contextmanager
-    def running(self, job_id: str) -> Iterator[None]:
-        """While this worker has the job's lease."""
+    def begin(self, job_id: str) -> None:
+        """This worker has the job's lease from now on."""
         self._jobs.add(job_id)
-        try:
-            yield
-        finally:
-            self._jobs.discard(job_id)
+
+    def end(self, job_id: str) -> None:
+        """It has it no more."""
+        self._jobs.discard(job_id)
 
 
 _the_only_one: Final = WorkerStop()

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracedjobs.errors import MissingExtraError, StoreError, UnknownJobError
 from tracedjobs.queues.answering import kept_message
-from tracedjobs.queues.base import (
-    Again,
-    Continuable,
-    Delivery,
-    Done,
-    Over,
-    Verdict,
-    decorator,
-    missing,
-)
+from tracedjobs.queues.base import Continuable
+from tracedjobs.queues.decorating import decorator
+from tracedjobs.queues.delivery import Again, Delivery, Done, Over, Verdict
+from tracedjobs.queues.versions import missing
 
 try:
     from taskiq import Context, InMemoryBroker, NoResultError, TaskiqDepends, TaskiqMessage

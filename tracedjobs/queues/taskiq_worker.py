@@ -34,9 +34,11 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.owner import run_directory
 from tracedjobs._core.saver import saver
 from tracedjobs.errors import TracedJobsError
-from tracedjobs.queues.base import Again, Over, check_version, keep_unknown, log
-from tracedjobs.queues.recovery import start_recovery, taken
+from tracedjobs.queues.base import log
+from tracedjobs.queues.delivery import Again, Over
+from tracedjobs.queues.recovery import keep_unknown, start_recovery, taken
 from tracedjobs.queues.stopping import stop
+from tracedjobs.queues.versions import check_version
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

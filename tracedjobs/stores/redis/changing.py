@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from tracedjobs._core.records import Stored
     from tracedjobs.stores.redis.keys import Keys
 
-__all__ = ["change_arguments", "changed", "check_transition", "milliseconds_until"]
+__all__ = [
+    "change_arguments",
+    "changed",
+    "check_transition",
+    "milliseconds_until",
+    "owes",
+    "runs_after",
+]
 
 
 def change_arguments(
@@ -73,7 +80,7 @@ def change_arguments(
     keep = "same"
     if "expires_at" in columns or new.status is not old.status:
         keep = "" if new.expires_at is None else milliseconds_until(new.expires_at, now)
-    last, pushed = _runs(stored.runs, change)
+    last, pushed = runs_after(stored.runs, change)
     head = later_text(new, last)
     if not is_submitted_alike(old, new):
         head = submitted_text(new) + head
@@ -100,7 +107,7 @@ def change_arguments(
         # A run may have completed a step since `old` was read, which clears them both.
         (new.meter or "") if "meter" in columns else "=",
         (new.counted or "") if "counted" in columns else "=",
-        _owes(old, change),
+        owes(old, change),
         str(LOST_GAP) if change.if_token is not None and "saved_seq" in columns else "",
         *(hand_micros(new), len(added) // 2, *added, *left),
     ]
@@ -130,14 +137,17 @@ def check_transition(old: JobRecord, status: Status) -> None:
         raise InvalidTransitionError(msg)
 
 
-def _owes(old: JobRecord, change: Change) -> str:
+def owes(old: JobRecord, change: Change) -> str:
+    """Whether the job owes spans from that change on: '1', or '' where it does not."""
     if old.trace is None or not change.owes_spans:
         return ""
     trace = Trace.read(old.trace)
     return "1" if trace is not None and trace.sampled else ""
 
 
-def _runs(runs: tuple[RunRecord, ...], change: Change) -> tuple[RunRecord | None, RunRecord | None]:
+def runs_after(
+    runs: tuple[RunRecord, ...], change: Change
+) -> tuple[RunRecord | None, RunRecord | None]:
     """The last run, which is kept in the head, and the one that is to go to the list before it."""
     last = runs[-1] if runs else None
     end = change.close_run

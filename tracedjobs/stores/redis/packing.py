@@ -93,6 +93,7 @@ LATER: Final = (
     "stall",
     "handed_at",
 )
+_DECODER: Final = json.JSONDecoder()
 _SUBMITTED_OF: Final = attrgetter(*SUBMITTED)
 _LATER_OF: Final = attrgetter(*LATER)
 _OPEN_OF: Final = attrgetter(*OPEN)
@@ -236,13 +237,16 @@ def name_text(name: str) -> str:
 
 def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
     """The third line of the head: what else changes under `revision` only, with the last run."""
-    return compact([_LATER_OF(job), last_run])
+    later = _LATER_OF(job)
+    if last_run is None and later == _UNTOUCHED:
+        return UNTOUCHED  # as of all that are submitted
+    return compact([later, last_run])
 
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
     columns = {**first.columns, "lease_boot": boot_id()}
-    later = [columns.get(column, default) for column, default in _UNTOUCHED]
+    later = list(map(columns.get, LATER, _UNTOUCHED))
     return compact([later, first.record])
 
 
@@ -311,7 +315,9 @@ def read_begun(job_id: str, first: FirstRun, reply: str) -> Stored:
 
 def _submitted(job_id: str, text: str) -> dict[str, Any]:
     """The columns in the second line of a head; see `read_found`."""
-    columns = json.loads(text)
+    columns, end = _DECODER.raw_decode(text)  # without the look for blanks that `loads` has
+    if end != len(text):
+        raise ValueError(f"{text[end:]!r} follows it")
     version = columns[0]
     if not isinstance(version, int):
         raise TypeError(f"{version!r} is no version")
@@ -334,8 +340,8 @@ def read_total_field(field: str) -> TotalKey:
 
 
 _NEW: Final = JobRecord("", "", "", 0.0)
-_UNTOUCHED: Final = tuple(zip(LATER, _LATER_OF(_NEW), strict=True))
-UNTOUCHED: Final = later_text(_NEW, None)
+_UNTOUCHED: Final = _LATER_OF(_NEW)
+UNTOUCHED: Final = compact([_UNTOUCHED, None])
 """The third line of the head of a job to which nothing has happened since it was submitted."""
 VERSION_START: Final = f"[{RECORD_VERSION},"
 """What the second line of a head of this version begins with."""

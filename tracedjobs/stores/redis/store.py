@@ -6,41 +6,39 @@ the saver does, against the deadline of each run's lease.
 
 from __future__ import annotations
 
-import logging
-import os
 from contextlib import suppress
-from heapq import nlargest, nsmallest
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Final
 
 from tracedjobs._core.clock import boot_time
 from tracedjobs._core.compact import compact
-from tracedjobs._core.counting import BUCKET_LABELS, OTHER
+from tracedjobs._core.counting import BUCKET_LABELS
 from tracedjobs._core.records import (
     Change,
     Count,
     JobRecord,
     Save,
-    SpansSent,
     Status,
     StepRecord,
     Stored,
     Survey,
-    TotalKey,
 )
 from tracedjobs.errors import StoreError, StoreUnavailableError
-from tracedjobs.stores.base import LONGEST_CLAIM, STEP_NAMES
+from tracedjobs.stores.redis.adding import MANY_NAMES, Adding
 from tracedjobs.stores.redis.address import Address
+from tracedjobs.stores.redis.asking import Entry, pairs_of
 from tracedjobs.stores.redis.changing import (
     change_arguments,
     changed,
     check_transition,
     milliseconds_until,
 )
-from tracedjobs.stores.redis.keys import SHARDS, Keys, shard_of
+from tracedjobs.stores.redis.completing import completion_arguments
+from tracedjobs.stores.redis.keys import shard_of
+from tracedjobs.stores.redis.owing import Owing
 from tracedjobs.stores.redis.packing import (
     UNTOUCHED,
     VERSION_START,
-    Found,
     begun_text,
     end_entry,
     hand_micros,
@@ -49,19 +47,16 @@ from tracedjobs.stores.redis.packing import (
     packed,
     read_begun,
     read_end_entry,
-    read_found,
     submitted_text,
     to_micros,
-    total_field,
 )
+from tracedjobs.stores.redis.paging import Paging
 from tracedjobs.stores.redis.saving import LastSaves
 from tracedjobs.stores.redis.script import Command, call
-from tracedjobs.stores.redis.servers import Servers
-from tracedjobs.stores.redis.settings import warn_of_settings
 from tracedjobs.stores.redis.surveying import surveyed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tracedjobs._core.first_run import FirstRun
     from tracedjobs.stores.base import Saved
@@ -69,35 +64,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-_log: Final = logging.getLogger("tracedjobs")
 DEFAULT_TIMEOUT: Final = 5.0
-CLOCK_DRIFTS: Final = 3600.0
-"""Seconds after which this host's clocks may have gone another way than the server's."""
-MANY_NAMES: Final = 10_000
-"""Step names that a process remembers, those included that are not told apart."""
 ESTIMATE_AGE: Final = 10.0
 """Seconds for which the number of steps of a job name is taken for what it was."""
 _WAITS: Final = " ".join(BUCKET_LABELS["queue_wait"][:-1])
-T = TypeVar("T")
-Entry = tuple[int, str]
-"""Birth and id of a job: its place among all."""
 
 
-class RedisStore:
+class RedisStore(Adding, Owing, Paging):
     """Jobs on the servers at `address`."""
 
     def __init__(self, address: Address) -> None:
-        """Remember the address; connections are made at the first use, and anew after a fork."""
-        self.url = address.url
-        self._address = address
-        self._keys = Keys(address.prefix)
+        """Remember the address; see `Asking`."""
+        super().__init__(address)
         self._last_saves = LastSaves(self._keys)
-        self._servers: Servers | None = None
-        self._closed = False
-        self._checked = False
-        self._told_away = False
-        self._step_names: dict[tuple[str, str], str] = {}
-        self._fields: dict[TotalKey, str] = {}
         self._steps: dict[str, tuple[float, int | None]] = {}
         """Since when this process knows of a job's name how many steps it last had."""
 
@@ -205,10 +184,10 @@ class RedisStore:
         """See `Store.change`."""
         stored = change.known
         if stored is None or stored.job.revision != change.revision or change.drop_steps:
-            (found,) = self.find([change.job_id], parts=bool(change.drop_steps))
-            if found is None or found.stored.job.revision != change.revision:
+            (read,) = self.find([change.job_id], parts=bool(change.drop_steps))
+            if read is None or read.stored.job.revision != change.revision:
                 return False
-            stored = found.stored
+            stored = read.stored
         old = stored.job
         if change.if_token is not None and old.token != change.if_token:
             return False
@@ -217,9 +196,14 @@ class RedisStore:
             check_transition(old, new.status)
         shard = shard_of(old.id)
         added = self._added(change.counts, shard)
-        keys, args = change_arguments(self._keys, stored, new, change, added, now=self.time())
+        now = self.time()
         self._last_saves.forget(old.id)
-        steps = self._call("change", shard, keys, args, writes=True)
+        found = completion_arguments(self._keys, stored, change, new, now=now)
+        if found is not None:
+            steps = self._call("complete", shard, found[0], found[1] + added, writes=True)
+        else:
+            keys, args = change_arguments(self._keys, stored, new, change, added, now=now)
+            steps = self._call("change", shard, keys, args, writes=True)
         if steps < 0:
             return False
         if change.columns.get("status") is Status.COMPLETED:
@@ -300,7 +284,7 @@ class RedisStore:
             checks.append(call("expired", shard, keys, [*ids], writes=True))
         ended: list[Entry] = []
         for _, reply in self._there(checks):
-            ended += _pairs(reply)
+            ended += pairs_of(reply)
         heads = self._heads([job_id for _, job_id in nsmallest(limit, ended)])
         return [head for head in heads if head.status is Status.RUNNING]
 
@@ -344,66 +328,9 @@ class RedisStore:
         """
         return surveyed(self, self._keys)
 
-    def time(self) -> float:
-        """See `Store.time`: the server's, as of its last answer and what has passed since.
-
-        On a cluster that of any node: one that is away keeps no job of another from its time.
-        """
-        now = self._connected().time(age=CLOCK_DRIFTS)
-        if now is None:
-            shards = self._connected().shards()
-            for command, answer in self._there([Command(each, ("TIME",)) for each in shards]):
-                self._note_time(command.shard, f"{answer[0]}{int(answer[1]):06}")
-            now = self._connected().time(age=CLOCK_DRIFTS)
-        return self._time(0) if now is None else now
-
     def heartbeat(self, job: JobRecord) -> float | None:
         """See `Store.heartbeat`."""
         return None if job.lease_ttl is None else job.lease_until - job.lease_ttl
-
-    def claim_spans(self, ids: Sequence[str], *, seconds: float) -> Mapping[str, float]:
-        """See `Store.claim_spans`."""
-        asked = {
-            job_id: call(
-                "claim_spans",
-                shard,
-                self._span_keys(job_id),
-                [job_id, to_micros(min(seconds, LONGEST_CLAIM)), to_micros(LONGEST_CLAIM)],
-                writes=True,
-            )
-            for job_id, shard in ((each, shard_of(each)) for each in ids)
-        }
-        job_ids = {id(command): job_id for job_id, command in asked.items()}
-        return {
-            job_ids[id(command)]: int(ends) / 1e6
-            for command, ends in self._there([*asked.values()])
-            if ends is not None
-        }
-
-    def spans_sent(self, sent: Sequence[SpansSent]) -> None:
-        """See `Store.spans_sent`."""
-        self.answers(
-            [
-                call(
-                    "spans_sent",
-                    shard_of(each.job_id),
-                    self._span_keys(each.job_id),
-                    [
-                        *(each.job_id, to_micros(each.claim), each.revision),
-                        *(each.steps, each.runs, int(each.root)),
-                    ],
-                    writes=True,
-                )
-                for each in sent
-            ]
-        )
-
-    def owing(self, *, limit: int) -> list[str]:
-        """See `Store.owing`."""
-        found = [
-            each for _, entries in self._due(self._keys.spans, limit=limit) for each in entries
-        ]
-        return [job_id for _, job_id in nsmallest(limit, found)]
 
     def waiting(self, *, limit: int, after: float = 0.0) -> list[JobRecord]:
         """See `Store.waiting`."""
@@ -443,113 +370,6 @@ class RedisStore:
                 purges.append(call("purge", shard, keys, args, writes=True))
         return sum(int(reply) for _, reply in self._there(purges))
 
-    def close(self) -> None:
-        """See `Store.close`."""
-        self._closed = True
-        servers, self._servers = self._servers, None
-        if servers is not None and servers.pid == os.getpid():
-            servers.close()
-
-    # -- commands ---
-
-    def _run(self, commands: Sequence[Command]) -> list[Any]:
-        servers = self._ready()
-        return servers.run(commands) if commands else []
-
-    def _ready(self) -> Servers:
-        if self._closed:
-            msg = f"The store {self.url} is closed."
-            raise StoreError(msg)
-        servers = self._connected()
-        if servers.fresh or not self._checked:
-            warn_of_settings(servers, self.url)
-            self._checked = True
-        return servers
-
-    def _connected(self) -> Servers:
-        servers = self._servers
-        if servers is None or servers.pid != os.getpid():
-            # What was inherited through a fork is the parent's: it is neither used nor closed.
-            servers = self._servers = Servers(self._address)
-        return servers
-
-    def answers(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers of the servers; raises where one is an error."""
-        replies = self._run(commands)
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
-        return replies
-
-    def _there(self, commands: Sequence[Command]) -> list[tuple[Command, Any]]:
-        """The commands that were answered, with their answers; raises where none was.
-
-        For what is done for all jobs that can be reached: a node that is away disturbs no other.
-        """
-        replies = self._run(commands)
-        there: list[tuple[Command, Any]] = []
-        away: StoreError | None = None
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, StoreUnavailableError):
-                away = reply
-            elif isinstance(reply, StoreError):
-                raise reply
-            else:
-                there.append((command, reply))
-        if away is not None and not there:
-            raise away
-        if away is not None and not self._told_away:
-            self._told_away = True
-            _log.warning("Jobs of a part of %s are left out for now: %s", self.url, away)
-        elif len(there) == SHARDS:
-            self._told_away = False
-        return there
-
-    def _due(
-        self, index: Callable[[int], str], *, limit: int, unit: int = 1, after: int = -1
-    ) -> list[tuple[int, list[Entry]]]:
-        """Of each shard that is there the entries of that index whose moment has come."""
-        looks = [call("due", at, [index(at)], [limit, unit, after]) for at in range(SHARDS)]
-        return [(look.shard, _pairs(reply)) for look, reply in self._there(looks) if reply]
-
-    def _heads(self, ids: Sequence[str]) -> list[JobRecord]:
-        """Those jobs, without what belongs to them."""
-        return [each.stored.job for each in self.find(ids, parts=False) if each is not None]
-
-    def _call(
-        self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
-    ) -> Any:
-        reply = self._ready().run_one(call(name, shard, keys, args, writes=writes))
-        if isinstance(reply, StoreError):
-            raise reply
-        return reply
-
-    def find(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
-        """Those jobs, with or without their steps, runs and controls."""
-        replies = self.answers(
-            [
-                call("load", shard_of(job_id), self._keys.job(job_id), ["all" if parts else "head"])
-                for job_id in ids
-            ]
-        )
-        return [
-            None if reply is None else self._read(job_id, reply)
-            for job_id, reply in zip(ids, replies, strict=True)
-        ]
-
-    def _read(self, job_id: str, reply: Sequence[Any]) -> Found:
-        return self._reading(job_id, lambda: read_found(job_id, reply))
-
-    def _reading(self, job_id: str, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            msg = f"The job {job_id} in {self.url} is damaged: {error}."
-            raise StoreError(msg) from error
-
-    def _span_keys(self, job_id: str) -> list[str]:
-        return [self._keys.part(job_id, "j"), self._keys.spans(shard_of(job_id))]
-
     # -- changes ---
 
     def _count_steps(self, name: str, steps: int) -> None:
@@ -566,114 +386,3 @@ class RedisStore:
             self._steps.clear()
         self._steps[name] = (boot_time(), steps)
         return steps
-
-    def _added(self, counts: Sequence[Count], shard: int) -> list[str | int]:
-        """Fields of totals of that shard, then what is added to each, with few step names.
-
-        Each field once, for scripts that read all of them before they write: names that are not
-        told apart have the same.
-        """
-        known = self._fields
-        amounts: dict[str, float] = {}
-        for count in counts:
-            key, amount = count[:5], count[5]
-            field = known.get(key)
-            if field is None:
-                field = self._field(key, shard)
-            amounts[field] = amounts[field] + amount if field in amounts else amount
-        return [*amounts, *map(repr, amounts.values())]
-
-    def _field(self, key: TotalKey, shard: int) -> str:
-        metric, job_name, queue, step, label = key
-        name = self._told_apart(job_name, step, shard) if step else ""
-        if name is None:
-            return total_field(metric, job_name, queue, OTHER, label)  # and asked again next time
-        if len(self._fields) >= MANY_NAMES:
-            self._fields.clear()
-        field = self._fields[key] = total_field(metric, job_name, queue, name, label)
-        return field
-
-    def _told_apart(self, job_name: str, step: str, shard: int) -> str | None:
-        """What that step is called in totals; `None` while that cannot be known."""
-        known = self._step_names.get((job_name, step))
-        if known is not None:
-            return known
-        keys = [self._keys.step_names(job_name)]
-        asked = call("admit", shard_of(job_name), keys, [step, STEP_NAMES], writes=True)
-        (admitted,) = self._run([asked])
-        if isinstance(admitted, StoreError):
-            # Names are with their job's name, maybe on another node: then that one is counted
-            # as other while it is away, and its absence keeps no job of this one from going on.
-            servers = self._connected()
-            away = isinstance(admitted, StoreUnavailableError)
-            if not away or servers.node(asked.shard) is servers.node(shard):
-                raise admitted
-            return None
-        if len(self._step_names) >= MANY_NAMES:
-            self._step_names.clear()
-        name = self._step_names[job_name, step] = step if admitted else OTHER
-        return name
-
-    # -- indexes ---
-
-    def _entry_of(self, job_id: str) -> Entry | None:
-        (born,) = self.answers(
-            [Command(shard_of(job_id), ("HGET", self._keys.part(job_id, "j"), "b"))]
-        )
-        return None if born is None else (int(born), job_id)
-
-    def entries(
-        self,
-        status: Status | None,
-        name: str | None,
-        last: Entry | None,
-        limit: int,
-    ) -> list[Entry]:
-        """The next `limit` jobs behind `last`, merged from all shards.
-
-        Each shard is asked for its part and a little more. Only one that gave all it was asked
-        for, and whose last would still be among the first, is asked for the rest.
-        """
-        entries: dict[int, list[Entry]] = {}
-        shards: Iterable[int] = range(SHARDS)
-        size = min(limit, limit // 16 + 4)
-        while True:
-            asked = [
-                call(
-                    "page",
-                    shard,
-                    list(self._keys.indexes_of(shard, status, name)),
-                    [last[0] if last else "+inf", size + (last is not None)],
-                )
-                for shard in shards
-            ]
-            for command, reply in zip(asked, self.answers(asked), strict=True):
-                behind = (each for each in _pairs(reply) if last is None or each < last)
-                entries[command.shard] = nlargest(size, behind)
-            found = nlargest(limit, (entry for part in entries.values() for entry in part))
-            shards = [
-                shard
-                for shard, part in entries.items()
-                if len(part) == size < limit and (len(found) < limit or part[-1] in found)
-            ]
-            if not shards:
-                return found
-            size = limit
-
-    # -- time ---
-
-    def _time(self, shard: int) -> float:
-        node = self._connected().node(shard)
-        now = node.time()
-        if now is None:
-            (answer,) = self.answers([Command(shard, ("TIME",))])
-            now = int(answer[0]) + int(answer[1]) / 1e6
-            node.note_time(round(now * 1e6))
-        return now
-
-    def _note_time(self, shard: int, micros: str | int) -> None:
-        self._connected().node(shard).note_time(micros)
-
-
-def _pairs(reply: Sequence[str]) -> list[Entry]:
-    return [(int(number), text) for number, text in zip(reply[::2], reply[1::2], strict=True)]

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import dramatiq
 import pytest
@@ -18,6 +18,8 @@ from tests.processes import until
 from tests.queues.conftest import kind_of
 from tests.queues.on_dramatiq import OnDramatiq
 from tracedjobs import Context, Runtime
+from tracedjobs._core.signals import StopFlag
+from tracedjobs.queues import dramatiq_worker
 from tracedjobs.queues.dramatiq import continuable
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from tests.queues.harness import Kind, Place
 
+STOPS: Final = (signal.SIGTERM, signal.SIGHUP)
 MORE = """
 import asyncio
 
@@ -142,6 +145,33 @@ def test_a_sigterm_to_the_whole_group_stops_async_actors_and_long_items_in_good_
     assert items_of(place, long) == [0, 0, 1, 2]
     until(lambda: after.exists() and after.read_text(), "the group is complete")
     assert after.read_text() == "BOTH\n"
+
+
+def test_a_sigterm_within_the_handler_of_another_is_the_same_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+    flag = StopFlag()
+    set_flag = flag.set
+
+    def interrupted() -> None:
+        monkeypatch.setattr(flag, "set", set_flag)
+        signal.raise_signal(signal.SIGTERM)
+        set_flag()
+
+    monkeypatch.setattr(flag, "set", interrupted)
+    monkeypatch.setattr(dramatiq_worker, "stop", flag)
+    before = [signal.signal(each, lambda got, _: told.append(got)) for each in STOPS]
+    try:
+        dramatiq_worker.Watch().after_process_boot()
+        signal.raise_signal(signal.SIGTERM)
+        assert told == [signal.SIGTERM]
+        monkeypatch.setattr(dramatiq_worker, "THE_SAME", 0.0)
+        signal.raise_signal(signal.SIGHUP)
+        assert told == [signal.SIGTERM, signal.SIGHUP]  # a later one is passed on
+    finally:
+        for each, handler in zip(STOPS, before, strict=True):
+            signal.signal(each, handler)
 
 
 def test_limits_of_time_and_age_do_what_dramatiq_says_of_them(place: Place, tmp_path: Path) -> None:

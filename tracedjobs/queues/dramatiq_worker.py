@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import itertools
 import math
 import signal
 import threading
@@ -107,8 +108,9 @@ class Watch(Middleware):
     def after_process_boot(self, *_broker: object) -> None:
         """Hear of a stop at once."""
         if threading.current_thread() is threading.main_thread():
-            _hear(signal.SIGTERM)
-            _hear(signal.SIGHUP)
+            heard = itertools.count()
+            _hear(signal.SIGTERM, heard)
+            _hear(signal.SIGHUP, heard)
 
     def before_worker_boot(self, _broker: Broker, worker: Worker) -> None:
         """A process of the application's own may have several, as its tests do."""
@@ -238,15 +240,16 @@ def _waited(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, obje
 # -- signals ---
 
 
-def _hear(number: signal.Signals) -> None:
+def _hear(number: signal.Signals, heard: Iterator[int]) -> None:
     before = signal.getsignal(number)
     if not callable(before):
         return
 
     def on_signal(got: int, frame: FrameType | None) -> None:
-        if stop.came_at is None:
+        # Counted in one step: the second may come within the first one's handler.
+        if next(heard) == 0:
             stop.set()
-        elif boot_time() - stop.came_at < THE_SAME:
+        elif stop.came_at is None or boot_time() - stop.came_at < THE_SAME:
             return
         before(got, frame)
 

@@ -374,6 +374,7 @@ def test_a_run_whose_completed_step_was_lost_leaves_a_job_that_can_go_on(
         run = Performing(runtime, job_id)
         until(lambda: runtime.get(job_id).steps[:1], "the first step is completed")
         (of_job,) = saver.runs()
+        until(lambda: of_job.progress.order, "the run knows that, and asks for it no more")
         with pytest.MonkeyPatch.context() as patch:
             if ends != "saves":
                 patch.setattr(saver, "_save", lambda *_: None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.killed_runs import die
 from tracedjobs import Context, Runtime, job
 from tracedjobs._core import flight_recorder, pairs_loop
 from tracedjobs._core.cell_layout import (
@@ -168,12 +169,7 @@ def test_after_a_kill_at_any_place_among_the_slots_no_item_is_done_again(
     for fatal in (1, 2, 3, 20, *range(40, 58), 95, 99, 103, ITEMS - 1):
         job_id = f"{kind} {fatal}"
         runtime.submit(killed_at, kind, fatal, job_id=job_id)
-        if os.fork() == 0:
-            try:
-                runtime.perform(job_id)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+        die(runtime, job_id)
         outcome = runtime.perform(job_id)
         # Where its last cursor is no integer that fits, the job goes on at its last save, which
         # is its start here.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.killed_runs import die, loaded
 from tests.processes import PATIENCE, Children, until
 from tests.processes import count as counting
 from tracedjobs import Context, Runtime, Status, Step, job
@@ -59,24 +60,6 @@ def short(tmp_path: Path, run_dir: Path) -> Iterator[Runtime]:
 def children(tmp_path: Path, run_dir: Path) -> Iterator[Children]:
     with Children(tmp_path) as made:
         yield made
-
-
-def loaded(runtime: Runtime, job_id: str) -> Stored:
-    stored = runtime.store.load(job_id)
-    assert stored is not None
-    return stored
-
-
-def die(runtime: Runtime, job_id: str) -> None:
-    """Perform the job in a process, which it kills."""
-    child = os.fork()
-    if child == 0:
-        try:
-            runtime.perform(job_id)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 # -- what does not fit a cell ---

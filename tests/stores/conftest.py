@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.stores.redis_servers import RedisServer
     from tracedjobs.stores import Store
 
 STORES: Final[dict[str, Callable[[pytest.FixtureRequest, Path], Store]]] = {
@@ -33,5 +34,19 @@ STORES: Final[dict[str, Callable[[pytest.FixtureRequest, Path], Store]]] = {
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store, of each kind in turn."""
     made = STORES[request.param](request, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Of the keys of `redis_store`."""
+    return f"tj{os.urandom(6).hex()}"
+
+
+@pytest.fixture
+def redis_store(redis_server: RedisServer, prefix: str) -> Iterator[Store]:
+    """An empty store on the server that tests share."""
+    made = open_store(f"{redis_server.url}?prefix={prefix}")
     yield made
     made.close()

@@ -7,7 +7,7 @@ import shutil
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
@@ -28,23 +28,14 @@ from tracedjobs.stores.redis.address import Address
 from tracedjobs.stores.redis.keys import SHARDS, shard_of
 from tracedjobs.stores.redis.node import Node
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SECRET = "s3cr€t/:@?#"
 QUOTED = "s3cr%E2%82%ACt%2F%3A%40%3F%23"
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"tj{os.urandom(6).hex()}"
-
-
-@pytest.fixture
-def store(redis_server: RedisServer, prefix: str) -> Iterator[Store]:
-    made = open_store(f"{redis_server.url}?prefix={prefix}")
-    yield made
-    made.close()
+def store(redis_store: Store) -> Store:
+    """What is Redis' own is tried on Redis alone."""
+    return redis_store
 
 
 # -- addresses ---

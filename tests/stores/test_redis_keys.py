@@ -25,28 +25,20 @@ from tracedjobs._core.records import (
     Status,
 )
 from tracedjobs._core.trace import Trace
-from tracedjobs.stores import Store, open_store
-from tracedjobs.stores.redis import store as redis_store
+from tracedjobs.stores.redis import store as store_module
 from tracedjobs.stores.redis.keys import shard_of
 from tracedjobs.stores.redis.packing import IN_HASH, LATER
 from tracedjobs.stores.redis.servers import Servers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tracedjobs.stores import Store
     from tracedjobs.stores.redis.script import Command
 
 
 @pytest.fixture
-def prefix() -> str:
-    return f"tj{os.urandom(6).hex()}"
-
-
-@pytest.fixture
-def store(redis_server: RedisServer, prefix: str) -> Iterator[Store]:
-    made = open_store(f"{redis_server.url}?prefix={prefix}")
-    yield made
-    made.close()
+def store(redis_store: Store) -> Store:
+    """What is Redis' own is tried on Redis alone."""
+    return redis_store
 
 
 def test_every_column_of_a_job_has_its_place_once() -> None:
@@ -198,7 +190,7 @@ def test_the_script_of_most_ends_leaves_what_that_of_all_changes_does(
     for shorter in (True, False):
         prefix = f"tj{os.urandom(6).hex()}"
         if not shorter:
-            monkeypatch.setattr(redis_store, "completion_arguments", lambda *_, **__: None)
+            monkeypatch.setattr(store_module, "completion_arguments", lambda *_, **__: None)
         with Runtime(f"{redis_server.url}?prefix={prefix}") as runtime:
             record = runtime.new_record(plain, (left,), {}, "a")
             text = Trace("1" * 32, "2" * 16, sampled=True).text() if traced else None

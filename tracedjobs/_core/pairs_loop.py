@@ -17,9 +17,7 @@ from tracedjobs._core.cell_layout import (
     EMPTY,
     INTEGER,
     KIND,
-    LENGTHS,
     integers_of,
-    slots_of,
 )
 from tracedjobs._core.loop import END, NOTHING, Loop, Source
 from tracedjobs._core.options import checked_total
@@ -164,7 +162,7 @@ class PairsLoop(Loop[T]):
                         else:
                             pair = NOTHING if count - began == PATIENCE else END
                         continue
-                    room = slice(slots_of(numbers[LENGTHS]).start, None)
+                    room = slice(-len(slots), None)
                     empty = ALL_EMPTY[: len(slots)]
                 while True:
                     numbers[room] = empty

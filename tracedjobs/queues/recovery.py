@@ -68,6 +68,26 @@ def start_recovery(family: str, worker: StopFlag | WorkerStop = stop) -> None:
     ).start()
 
 
+def keep_unknown(family: str, job_id: str, task: str) -> None:
+    """A message was thrown away since this worker has no such task: keep its job, if it is one.
+
+    Whoever has the task, an older or newer version of the application, hands it back.
+    """
+    for runtime in {
+        each.runtime for each in known_continuables() if each.family.startswith(family)
+    }:
+        try:
+            if mark_unknown(runtime.store, job_id):
+                log.error(
+                    "The job %s was not run: this worker has no task %s. Its message is sent "
+                    "again by a worker that has it.",
+                    job_id,
+                    task,
+                )
+        except StoreError as error:
+            log.warning("Whether %s is a job cannot be told: %s", job_id, error)
+
+
 def _look(family: str, workers: list[StopFlag | WorkerStop]) -> None:
     never = threading.Event()
     away: set[str] = set()
@@ -177,23 +197,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def keep_unknown(family: str, job_id: str, task: str) -> None:
-    """A message was thrown away since this worker has no such task: keep its job, if it is one.
-
-    Whoever has the task, an older or newer version of the application, hands it back.
-    """
-    for runtime in {
-        each.runtime for each in known_continuables() if each.family.startswith(family)
-    }:
-        try:
-            if mark_unknown(runtime.store, job_id):
-                log.error(
-                    "The job %s was not run: this worker has no task %s. Its message is sent "
-                    "again by a worker that has it.",
-                    job_id,
-                    task,
-                )
-        except StoreError as error:
-            log.warning("Whether %s is a job cannot be told: %s", job_id, error)

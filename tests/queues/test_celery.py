@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from celery import chain
+from celery import Celery, chain, signals
 from celery.exceptions import TaskRevokedError
+from kombu.exceptions import SerializerNotInstalled
 
 from tests.processes import PATIENCE, until
+from tracedjobs import Context, Runtime, events
+from tracedjobs.queues.celery import continuable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.queues.harness import Kind, Place
     from tests.queues.on_celery import OnCelery
+    from tests.stores.redis_servers import RedisServer
 
 MORE = """
 @app.task
@@ -201,3 +205,117 @@ def test_a_job_goes_on_after_both_of_celerys_time_limits(
     assert len(items) - 150 <= job.run - 1
     # Celery stored a failure at each kill; the job's result is in its place.
     until(lambda: hard.backend.get_task_meta(hard.id)["result"] == "all", "the result is there")
+
+
+# -- the record, and the message that is sent while it is on its way ---
+
+
+@pytest.fixture
+def submitted() -> Iterator[list[str]]:
+    """The ids of the jobs that were told to be submitted."""
+    told: list[str] = []
+
+    def listener(event: events.Event) -> None:
+        if event.name == "job_submitted":
+            told.append(str(event.payload["job_id"]))
+
+    events.subscribe(listener)
+    yield told
+    events.unsubscribe(listener)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_message_whose_record_is_refused_is_sent_all_the_same(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, *, by_name: bool
+) -> None:
+    app = Celery(f"refused {by_name}", broker=redis_server.url)
+    app.conf.task_default_queue = f"refused {by_name}"
+    with redis_server.client() as client:
+        client.acl_setuser(
+            "reader",
+            enabled=True,
+            passwords=["+secret"],
+            keys=["*"],
+            commands=["+@all", "-evalsha"],
+        )
+        url = redis_server.url.replace("redis://", "redis://reader:secret@")
+        with Runtime(url) as runtime:
+
+            @continuable(app, runtime=runtime, name="refused.work")  # type: ignore[untyped-decorator]
+            def work(ctx: Context) -> None:
+                pass
+
+            if by_name:
+                app.send_task("refused.work", task_id="refused")
+            else:
+                work.apply_async(task_id="refused")
+        assert client.llen(f"refused {by_name}") == 1
+    assert "The job refused is sent without a record" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_job_whose_message_cannot_be_sent_is_recorded_and_told_of(
+    redis_server: RedisServer, submitted: list[str]
+) -> None:
+    app = Celery("unsent", broker=redis_server.url)
+    with Runtime(redis_server.url) as runtime:
+
+        @continuable(app, runtime=runtime, name="unsent.work")  # type: ignore[untyped-decorator]
+        def work(ctx: Context) -> None:
+            pass
+
+        for job_id in ("one", "two"):
+            with pytest.raises(SerializerNotInstalled):
+                work.apply_async(task_id=job_id, serializer="unheard of")
+            assert submitted[-1:] == [job_id]
+            assert runtime.get(job_id).status == "pending"
+
+
+def test_a_call_that_sends_others_waits_for_each_record(
+    redis_server: RedisServer, submitted: list[str]
+) -> None:
+    app = Celery("eager", broker=redis_server.url)
+    with Runtime(redis_server.url) as runtime:
+
+        @continuable(app, runtime=runtime, name="eager.inner")  # type: ignore[untyped-decorator]
+        def inner(ctx: Context) -> None:
+            pass
+
+        @app.task(name="eager.outer")  # type: ignore[untyped-decorator]
+        def outer() -> list[str]:
+            app.conf.task_always_eager = False
+            inner.apply_async(task_id="by call")
+            first = list(submitted)
+            app.send_task("eager.inner", task_id="by name")
+            return first
+
+        app.conf.task_always_eager = True
+        assert outer.delay().get() == ["by call"]
+        assert submitted == ["by call", "by name"]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["at first", "later"])
+def test_who_is_told_that_the_message_is_sent_finds_the_record(
+    redis_server: RedisServer, submitted: list[str], *, known: bool
+) -> None:
+    app = Celery("told", broker=redis_server.url)
+    seen: list[bool] = []
+    with redis_server.client() as client, Runtime(redis_server.url) as runtime:
+
+        @continuable(app, runtime=runtime, name="told.work")  # type: ignore[untyped-decorator]
+        def work(ctx: Context) -> None:
+            pass
+
+        def sent(headers: dict[str, str], **_more: object) -> None:
+            seen.append(runtime.get(headers["id"]).id in submitted)
+
+        signals.after_task_publish.connect(sent)
+        try:
+            if known:
+                work.delay()
+            client.script_flush()  # the server knows no script: what it is asked first is in vain
+            work.delay()
+        finally:
+            signals.after_task_publish.disconnect(sent)
+    assert all(seen)
+    assert len(seen) == len(submitted) == 1 + known

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tracedjobs import Context, Runtime, Status, job
+from tracedjobs import Context, Runtime, Status, events, job
 from tracedjobs._core import trace
 from tracedjobs._core.trace import Trace
 from tracedjobs.errors import JobConflictError
 from tracedjobs.queues.base import Continuable
 from tracedjobs.queues.delivery import Delivery, Done, Over
+from tracedjobs.stores.redis import RedisStore
 from tracedjobs.stores.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from tests.stores.redis_servers import RedisServer
     from tracedjobs._core.first_run import FirstRun
-    from tracedjobs._core.records import JobRecord, Stored
+    from tracedjobs._core.records import Count, JobRecord, Stored
 
 TRACE = Trace("1" * 32, "2" * 16, sampled=True).text()
 
@@ -102,6 +104,57 @@ def test_a_copy_of_the_message_is_a_duplicate_while_the_first_run_goes_on(runtim
     totals = runtime.store.survey().totals
     assert totals["duplicates_refused", "twice", "direct", "", ""] == 1
     assert sum(n for key, n in totals.items() if key[0] == "queue_wait_bucket") == 1
+
+
+def test_a_record_that_is_not_kept_is_there_before_its_message_is_sent(
+    redis_server: RedisServer,
+) -> None:
+    @job(name="not kept", retention=0)
+    def not_kept(ctx: Context) -> None:
+        pass
+
+    with Runtime(f"{redis_server.url}?prefix=notkept") as runtime:
+        direct = Direct(not_kept, runtime)
+        for job_id in ("a", "b"):  # at first, and where the server knows the script
+            wait = direct.start_publishing(Delivery(job_id))
+            runtime.get(job_id)
+            assert isinstance(direct.deliver(Delivery(job_id)), Done)
+            wait()
+            assert runtime.store.load(job_id) is None
+
+
+def test_a_message_that_is_quicker_than_its_record_makes_it_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def listener(event: events.Event) -> None:
+        told.append(event.name)
+
+    with Runtime(f"{redis_server.url}?prefix=quicker") as runtime:
+        assert isinstance(runtime.store, RedisStore)
+        creating = runtime.store.creating
+
+        def late(job: JobRecord, counts: Sequence[Count] = ()) -> Callable[[], bool]:
+            def wait() -> bool:
+                return creating(job, counts)()
+
+            return wait
+
+        monkeypatch.setattr(runtime.store, "creating", late)
+        direct, delivery = Direct(plain, runtime), Delivery("a", (1,))
+        events.subscribe(listener)
+        try:
+            wait = direct.start_publishing(delivery)
+            assert isinstance(direct.deliver(delivery), Done)
+            wait()
+        finally:
+            events.unsubscribe(listener)
+        totals = runtime.store.survey().totals
+
+    assert told.count("job_submitted") == 1
+    assert totals["jobs_enqueued", "plain", "direct", "", ""] == 1
+    assert totals["runs", "plain", "direct", "", "completed"] == 1
 
 
 def test_a_lease_is_given_back_by_who_is_ended_while_it_takes_it(tmp_path: Path) -> None:

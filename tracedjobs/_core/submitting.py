@@ -15,11 +15,13 @@ from tracedjobs.errors import JobConflictError, TracedJobsError
 from tracedjobs.events import notify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracedjobs._core.job import Job
     from tracedjobs._core.trace import Scope
-    from tracedjobs.stores.base import Store
+    from tracedjobs.stores.base import Creating, Store
 
-__all__ = ["check_same", "new_record", "record"]
+__all__ = ["check_same", "new_record", "record", "recording"]
 
 MAX_ID: Final = 255
 
@@ -61,6 +63,26 @@ def record(store: Store, new: JobRecord, scope: Scope) -> bool:
     with trace.submitting(new, scope) as text:
         traced = new if text is None else replace(new, trace=text)
         made = store.create(traced, counting.submitted(new))
+    return _told(new, made)
+
+
+def recording(store: Store, new: JobRecord, scope: Scope) -> Callable[[], bool]:
+    """Begin with what `record` does, and give what waits for its end, to be called once.
+
+    Something else can be done meanwhile, where the store is one that knows how to (`Creating`).
+    Either raises what the store does.
+    """
+    creating: Creating | None = getattr(store, "creating", None)
+    if creating is None:
+        made = record(store, new, scope)
+        return lambda: made
+    with trace.submitting(new, scope) as text:
+        traced = new if text is None else replace(new, trace=text)
+        answer = creating(traced, counting.submitted(new))
+    return lambda: _told(new, answer())
+
+
+def _told(new: JobRecord, made: bool) -> bool:  # noqa: FBT001 - what the store answered
     if made:
         notify("job_submitted", job=new.name, job_id=new.id, run=0)
     return made

@@ -17,6 +17,7 @@ from tracedjobs._core.outcome import Outcome
 from tracedjobs._core.performing import bound_arguments, perform_taken
 from tracedjobs._core.records import JobRecord, Status, Stored
 from tracedjobs._core.runtime import Runtime, default_runtime
+from tracedjobs._core.submitting import recording
 from tracedjobs._core.waiting import Ask, Flow, drive, drive_async
 from tracedjobs.errors import (
     InvalidTransitionError,
@@ -49,6 +50,8 @@ __all__ = ["Continuable", "known_continuables", "log"]
 
 AWAY: Final = 5.0
 """Seconds until a message is tried again that came while the store was away."""
+LATE: Final = 600.0
+"""Seconds after which nothing is on its way to a store any more."""
 UNKNOWN: Final = 30.0
 """Seconds until one is tried again whose job function this process does not know."""
 CANNOT: Final = frozenset({"store_unavailable", "unknown"})
@@ -136,12 +139,42 @@ class Continuable(ABC):
             record = self._new_record(runtime, delivery, queue)
             return runtime.record(record, self.job.options.trace)
         except StoreUnavailableError as error:
-            log.warning(
-                "The job %s is sent without a record, which is written when it arrives: %s",
-                delivery.job_id,
-                error,
-            )
+            _warn_of_missing(delivery.job_id, error)
             return True
+
+    def start_publishing(
+        self, delivery: Delivery, *, queue: str | None = None
+    ) -> Callable[[], object]:
+        """Begin with what `publish` does, and give what waits for the end of it, to be called once.
+
+        The message is sent in between: so the store is at work while the queue's client is. Should
+        it be with a worker before the record is there, that one writes it, as that of a job which
+        was sent while the store was away: in a trace of its own, then. A refusal of the store keeps
+        the message back no more than its absence: it is a warning, and told by the worker if it
+        lasts.
+        """
+        if self.job is None:
+            return _nothing
+        runtime, options = self.runtime, self.job.options
+        try:
+            new = self._new_record(runtime, delivery, queue)
+            if options.retention < LATE:
+                # One that comes late would not find what the worker wrote, and be that of a job
+                # which never ran.
+                runtime.record(new, options.trace)
+                return _nothing
+            recorded = recording(runtime.store, new, options.trace)
+        except StoreError as error:
+            _warn_of_missing(delivery.job_id, error)
+            return _nothing
+
+        def wait() -> None:
+            try:
+                recorded()
+            except StoreError as error:
+                _warn_of_missing(delivery.job_id, error)
+
+        return wait
 
     async def publish_async(self, delivery: Delivery, *, queue: str | None = None) -> None:
         """See `publish`; the event loop goes on meanwhile."""
@@ -352,6 +385,16 @@ class Continuable(ABC):
             exc_info=outcome.error,
         )
         return Again(delay, outcome.reason or "")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _warn_of_missing(job_id: str, error: StoreError) -> None:
+    log.warning(
+        "The job %s is sent without a record, which is written when it arrives: %s", job_id, error
+    )
 
 
 def _run(performing: Flow[Outcome]) -> Outcome:

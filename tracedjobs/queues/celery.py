@@ -78,10 +78,12 @@ KEPT: Final = (
 
 _OWN: Final = {key: getattr(Context, key, None) for key in KEPT}
 """What a request has of each where it is not said."""
-FOLLOWED: Final = ("callbacks", "chain", "chord", "errbacks")
-"""Of a request: for what its end sends other messages."""
 
 _ours: Final[dict[str, _Continuable]] = {}
+_waits: Final[ContextVar[list[Callable[[], object]] | None]] = ContextVar(
+    "tracedjobs_celery_waits", default=None
+)
+"""In a call of ours: what waits for the record of the job whose message it sends."""
 _quiet: Final[ContextVar[bool]] = ContextVar("tracedjobs_celery_quiet", default=False)
 """Whether what is published is a message of a job that is recorded already."""
 
@@ -123,14 +125,23 @@ def queue(app: Celery, *, runtime: Runtime | None = None, **options: Any) -> Con
 
 
 class _Checked:
-    """The base of our task classes: arguments that cannot be stored are refused by the call."""
+    """The base of our task classes: a call refuses arguments that cannot be stored.
+
+    And it waits for the record, should Celery not come to say that the message is sent.
+    """
 
     continuable: _Continuable
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
         if args or kwargs:
             values.encode([tuple(args or ()), dict(kwargs or {})], path="arguments")
-        return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
+        waits: list[Callable[[], object]] = []
+        token = _waits.set(waits)
+        try:
+            return super().apply_async(args, kwargs, *more, **options)  # type: ignore[misc]  # celery's
+        finally:
+            _waits.reset(token)
+            _wait_for_records(waits)
 
 
 class _Continuable(Continuable):
@@ -235,7 +246,8 @@ def _delivery(request: Any, args: tuple[object, ...], kwargs: dict[str, object])
 
 
 def _is_followed(request: Any) -> bool:
-    return any(getattr(request, each, None) for each in FOLLOWED)
+    """Whether its end sends other messages."""
+    return bool(request.callbacks or request.chain or request.chord or request.errbacks)
 
 
 def _kept(request: Any) -> str:
@@ -299,7 +311,22 @@ def _on_publish(
 
     wait = _seconds_until(headers.get("eta"))
     delivery = Delivery(str(headers["id"]), tuple(args or ()), dict(kwargs or {}), message, wait)
-    made.publish(delivery, queue=routing_key or None)
+    wait_for_record = made.start_publishing(delivery, queue=routing_key or None)
+    waits = _waits.get()
+    if waits is None:  # it is sent by its name
+        wait_for_record()
+    else:
+        waits.append(wait_for_record)
+
+
+def _on_published(**_more: object) -> None:
+    """The message is sent: so from here on its record is to be there, for who comes next."""
+    _wait_for_records(_waits.get() or [])
+
+
+def _wait_for_records(waits: list[Callable[[], object]]) -> None:
+    while waits:
+        waits.pop()()
 
 
 def _seconds_until(eta: Any) -> float:
@@ -349,6 +376,7 @@ def _on_unknown(name: str = "", id: str = "", **_more: object) -> None:  # noqa:
 check_version("celery", MAJORS, "running jobs may not see that their worker stops")
 # Weak references would let go of functions that nobody else holds.
 signals.before_task_publish.connect(_on_publish, weak=False)
+signals.after_task_publish.connect(_on_published, weak=False)
 signals.task_success.connect(_on_end, weak=False)
 signals.task_failure.connect(_on_end, weak=False)
 signals.task_received.connect(_on_received, weak=False)

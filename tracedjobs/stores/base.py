@@ -11,7 +11,7 @@ from tracedjobs._core.records import RECORD_VERSION
 from tracedjobs.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tracedjobs._core.first_run import FirstRun
     from tracedjobs._core.records import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Survey,
     )
 
-__all__ = ["LONGEST_CLAIM", "STEP_NAMES", "Saved", "Store", "written_by_newer"]
+__all__ = ["LONGEST_CLAIM", "STEP_NAMES", "Creating", "Saved", "Store", "written_by_newer"]
 
 STEP_NAMES: Final = 100
 LONGEST_CLAIM: Final = 3600.0
@@ -42,6 +42,17 @@ def written_by_newer(job_id: object, version: object) -> StoreError:
         f"The job {job_id} was written by a newer tracedjobs (record version {version}; this one "
         f"reads up to {RECORD_VERSION}). Upgrade tracedjobs here; the job was not changed."
     )
+
+
+class Creating(Protocol):
+    """`creating` of a store that has it: one whose answers are worth doing something meanwhile."""
+
+    def __call__(self, job: JobRecord, counts: Sequence[Count] = ()) -> Callable[[], bool]:
+        """Ask for what `Store.create` does, and give what waits for the answer, to be called once.
+
+        Either raises what `create` does.
+        """
+        ...
 
 
 class Store(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tracedjobs._core.records import JobRecord
     from tracedjobs.stores.redis.address import Address
 
-__all__ = ["Asking", "Entry", "pairs_of"]
+__all__ = ["Asking", "Entry", "pairs_of", "raised"]
 
 _log: Final = logging.getLogger("tracedjobs")
 CLOCK_DRIFTS: Final = 3600.0
@@ -135,10 +135,7 @@ class Asking:
     def _call(
         self, name: str, shard: int, keys: list[str], args: list[str | int], *, writes: bool
     ) -> Any:
-        reply = self._ready().run_one(call(name, shard, keys, args, writes=writes))
-        if isinstance(reply, StoreError):
-            raise reply
-        return reply
+        return raised(self._ready().run_one(call(name, shard, keys, args, writes=writes)))
 
     def find(self, ids: Sequence[str], *, parts: bool = True) -> list[Found | None]:
         """Those jobs, with or without their steps, runs and controls."""
@@ -176,6 +173,13 @@ class Asking:
 
     def _note_time(self, shard: int, micros: str | int) -> None:
         self._connected().node(shard).note_time(micros)
+
+
+def raised(reply: Any) -> Any:
+    """The reply, unless it is an error."""
+    if isinstance(reply, StoreError):
+        raise reply
+    return reply
 
 
 def pairs_of(reply: Sequence[str]) -> list[Entry]:

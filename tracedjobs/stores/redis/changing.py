@@ -152,9 +152,7 @@ def runs_after(
     last = runs[-1] if runs else None
     end = change.close_run
     if end is not None and last is not None and last.number == end.number:
-        last = last._replace(
-            outcome=end.outcome, reason=end.reason, ended_at=end.ended_at, left=end.left
-        )
+        last = RunRecord(*last[:4], end.ended_at, end.outcome, end.reason, end.left)
     if change.open_run is None:
         return last, None
     return change.open_run, last

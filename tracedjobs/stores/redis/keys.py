@@ -44,6 +44,11 @@ class Keys:
         start, end = self.starts[shard_of(job_id)], f":{job_id}"
         return [start + part + end for part in _PARTS]
 
+    def of_beginning(self, job_id: str, shard: int) -> list[str]:
+        """What the first run of a job finds of it: hash, head, and a state where there is one."""
+        start = self.starts[shard]
+        return [f"{start}j:{job_id}", f"{start}h:{job_id}", f"{start}z:{job_id}"]
+
     def of_completion(self, job_id: str, shard: int) -> list[str]:
         """What the completion of a step writes: hash, steps and state, leases and totals."""
         start = self.starts[shard]

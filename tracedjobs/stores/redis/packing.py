@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tracedjobs._core.clock import boot_id
 from tracedjobs._core.compact import compact
-from tracedjobs._core.first_run import SUBMITTED
+from tracedjobs._core.first_run import SUBMITTED, FirstRun
 from tracedjobs._core.records import (
     RECORD_VERSION,
     ControlRecord,
@@ -31,8 +31,6 @@ from tracedjobs.stores.base import written_by_newer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tracedjobs._core.first_run import FirstRun
 
 __all__ = [
     "AS_ITEMS",
@@ -245,9 +243,16 @@ def later_text(job: JobRecord, last_run: RunRecord | None) -> str:
 
 def begun_text(first: FirstRun) -> str:
     """The third line once the first run of a new job has begun."""
+    return f",{float(first.now)!r},".join(_around_now(first.worker, first.owner, first.lease_ttl))
+
+
+@lru_cache(maxsize=1 << 6)
+def _around_now(worker: str, owner: str | None, lease_ttl: float) -> list[str]:
+    """What stands around the moment in that line: all else in it is the same for many runs."""
+    first = FirstRun("", "", worker, owner, lease_ttl, _SOME_MOMENT)
     columns = {**first.columns, "lease_boot": boot_id()}
     later = list(map(columns.get, LATER, _UNTOUCHED))
-    return compact([later, first.record])
+    return compact([later, first.record]).split(f",{_SOME_MOMENT!r},")
 
 
 def read_found(job_id: str, reply: Sequence[Any]) -> Found:
@@ -340,6 +345,7 @@ def read_total_field(field: str) -> TotalKey:
 
 
 _NEW: Final = JobRecord("", "", "", 0.0)
+_SOME_MOMENT: Final = -1.25e-300
 _UNTOUCHED: Final = _LATER_OF(_NEW)
 UNTOUCHED: Final = compact([_UNTOUCHED, None])
 """The third line of the head of a job to which nothing has happened since it was submitted."""

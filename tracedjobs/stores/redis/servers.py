@@ -25,7 +25,7 @@ from tracedjobs.stores.redis.node import Node, Sent, is_away
 from tracedjobs.stores.redis.refusal import refusal, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tracedjobs.stores.redis.address import Address
     from tracedjobs.stores.redis.script import Command, Script
@@ -53,6 +53,8 @@ class Servers:
         self._sentinels = [self._sentinel(host, port) for host, port in address.hosts]
         self._owners: list[Node] | None = None
         self._has_waits = bool(self._waits())
+        self._known: set[Script | None] = set()
+        """Scripts that the one server knew when they were last sent by `send_one`."""
         self.fresh = False
         """Whether owners were found since this was last set back."""
         self.pid = os.getpid()
@@ -94,7 +96,31 @@ class Servers:
         if self._address.kind or self._has_waits:
             return self.run([command])[0]
         node = self.node(command.shard)
-        answer = node.ask(command.words)
+        return self._judged(node, command, node.ask(command.words))
+
+    def send_one(self, command: Command) -> Callable[[], Any]:
+        """Send it, and give what waits for what `run_one` gives, to be called once.
+
+        It waits by itself for a script that the server may not know: that would be sent once more,
+        and so be run only when somebody waits.
+        """
+        if self._address.kind or self._has_waits or command.script not in self._known:
+            reply = self.run_one(command)
+            if not isinstance(reply, StoreError):
+                self._known.add(command.script)
+            return lambda: reply
+        node = self.node(command.shard)
+        sent = node.send([command.words])
+
+        def wait() -> Any:
+            reply = node.receive(sent)[0]
+            if isinstance(reply, Exception):
+                self._known.discard(command.script)
+            return self._judged(node, command, reply)
+
+        return wait
+
+    def _judged(self, node: Node, command: Command, answer: Any) -> Any:
         if not isinstance(answer, Exception):
             return answer
         if _lacks_script(answer):

@@ -26,7 +26,7 @@ from tracedjobs._core.records import (
 from tracedjobs.errors import StoreError, StoreUnavailableError
 from tracedjobs.stores.redis.adding import MANY_NAMES, Adding
 from tracedjobs.stores.redis.address import Address
-from tracedjobs.stores.redis.asking import Entry, pairs_of
+from tracedjobs.stores.redis.asking import Entry, pairs_of, raised
 from tracedjobs.stores.redis.changing import (
     change_arguments,
     changed,
@@ -56,7 +56,7 @@ from tracedjobs.stores.redis.script import Command, call
 from tracedjobs.stores.redis.surveying import surveyed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tracedjobs._core.first_run import FirstRun
     from tracedjobs.stores.base import Saved
@@ -91,13 +91,21 @@ class RedisStore(Adding, Owing, Paging):
 
     def create(self, job: JobRecord, counts: Sequence[Count] = ()) -> bool:
         """See `Store.create`."""
+        return self.creating(job, counts)()
+
+    def creating(self, job: JobRecord, counts: Sequence[Count] = ()) -> Callable[[], bool]:
+        """See `stores.base.Creating`."""
+        reply = self._ready().send_one(self._creation(job, counts))
+        return lambda: bool(raised(reply()))
+
+    def _creation(self, job: JobRecord, counts: Sequence[Count]) -> Command:
         shard = shard_of(job.id)
         columns = packed(job)
         keep, entry = "", ""
         if job.expires_at is not None:
             keep = milliseconds_until(job.expires_at, self.time())
             entry = end_entry(job.id, job.status, job.name)
-        made = self._call(
+        return call(
             "create",
             shard,
             [
@@ -120,7 +128,6 @@ class RedisStore(Adding, Owing, Paging):
             ],
             writes=True,
         )
-        return bool(made)
 
     def load(self, job_id: str) -> Stored | None:
         """See `Store.load`."""
@@ -134,7 +141,7 @@ class RedisStore(Adding, Owing, Paging):
             "begin",
             shard,
             [
-                *self._keys.job(job_id),
+                *self._keys.of_beginning(job_id, shard),
                 *self._keys.indexes(shard, Status.PENDING, first.job_name),
                 *self._keys.indexes(shard, Status.RUNNING, first.job_name),
                 self._keys.leases(shard),
@@ -148,10 +155,8 @@ class RedisStore(Adding, Owing, Paging):
             writes=True,
         )
         if reply is None:
-            return None, False
-        if isinstance(reply, str):
-            return self._reading(job_id, lambda: read_begun(job_id, first, reply)), True
-        return self._read(job_id, reply).stored, False
+            return self.load(job_id), False
+        return self._reading(job_id, lambda: read_begun(job_id, first, reply)), True
 
     def page(
         self, *, status: Status | None, name: str | None, before: str | None, limit: int
@@ -241,8 +246,7 @@ class RedisStore(Adding, Owing, Paging):
         for whole in (False, True):
             part = self._last_saves.part(save, whole=whole)
             reply = self._ready().run_one(part.command)
-            if isinstance(reply, StoreError):
-                raise reply
+            raised(reply)
             self._note_time(part.command.shard, self._last_saves.time(part, reply))
             if any(saved for _, saved, _ in self._last_saves.read(part, reply)):
                 return True

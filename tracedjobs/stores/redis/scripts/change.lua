@@ -109,7 +109,7 @@ if last > 33 then
   local before, totals = redis.call('HMGET', KEYS[15], unpack(ARGV, 34, last)), {}
   for at, amount in ipairs(before) do
     totals[at * 2 - 1] = ARGV[33 + at]
-    totals[at * 2] = string.format('%.17g', (amount or 0) + ARGV[last + at])
+    totals[at * 2] = (amount or 0) + ARGV[last + at]
   end
   redis.call('HSET', KEYS[15], unpack(totals))
 end

@@ -49,7 +49,7 @@ if last > 10 then -- as in change.lua
   local before, totals = call('HMGET', KEYS[15], unpack(ARGV, 11, last)), {}
   for at, amount in ipairs(before) do
     totals[at * 2 - 1] = ARGV[10 + at]
-    totals[at * 2] = string.format('%.17g', (amount or 0) + ARGV[last + at])
+    totals[at * 2] = (amount or 0) + ARGV[last + at]
   end
   call('HSET', KEYS[15], unpack(totals))
 end

@@ -24,7 +24,7 @@ if position == done then
     local before, totals = redis.call('HMGET', KEYS[5], unpack(ARGV, 8, last)), {}
     for at, amount in ipairs(before) do
       totals[at * 2 - 1] = ARGV[7 + at]
-      totals[at * 2] = string.format('%.17g', (amount or 0) + ARGV[last + at])
+      totals[at * 2] = (amount or 0) + ARGV[last + at]
     end
     redis.call('HSET', KEYS[5], unpack(totals))
   end

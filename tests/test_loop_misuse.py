@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import tracedjobs
 from tests.both_ways import Lab
 from tests.loop_jobs import Letters
 from tracedjobs import AsyncContext, Context, job
-from tracedjobs.errors import InvalidStepError
+from tracedjobs.errors import InvalidStepError, TracedJobsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -377,3 +378,36 @@ def test_what_a_signals_handler_raises_is_never_taken_for_the_loops_own(
         signal.signal(signal.SIGALRM, before)
     assert [type(outcome.error) for outcome in reasons] == [TooSlowError] * 15
     assert fired == 15
+
+
+async def two_pairs(cursor: object) -> AsyncIterator[tuple[int, int]]:
+    for item in range(cursor if isinstance(cursor, int) else 0, 2):
+        yield item, item + 1
+
+
+def test_who_is_to_say_whether_to_stop_is_not_asked_by_a_loop_that_outlives_its_run() -> None:
+    kept: list[AsyncIterator[object]] = []
+    asked: list[object] = []
+
+    def stopping(ctx: AsyncContext) -> bool:
+        asked.append(ctx)
+        return False
+
+    @job(name="misuse:outlives")
+    async def outlives(ctx: AsyncContext) -> None:
+        kept.append(aiter(ctx.each("items", two_pairs)))
+        await anext(kept[0])
+        await anext(kept[0])
+        raise ValueError(kept)
+
+    async def main(runtime: Runtime) -> None:
+        outcome = await runtime.perform_async(runtime.submit(outlives))
+        assert outcome.reason == "error"
+        before = len(asked)
+        with pytest.raises(TracedJobsError, match="has ended; neither its ctx nor its"):
+            await anext(kept[0])
+        assert len(asked) == before
+
+    with tracedjobs.Runtime("memory://", stopping=stopping) as runtime:
+        asyncio.run(main(runtime))
+    assert None not in asked

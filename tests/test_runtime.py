@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -484,3 +486,34 @@ def test_configure_makes_the_default_runtime(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_impossible_control_is_an_error_of_the_library() -> None:
     assert issubclass(InvalidTransitionError, TracedJobsError)
     assert issubclass(JobRunningError, InvalidTransitionError)
+
+
+# -- what a run leaves ---
+
+
+@pytest.mark.parametrize("ending", ["completed", "interrupted", "failed", "failed in a loop"])
+def test_what_a_run_held_is_free_as_soon_as_it_is_over(ending: str) -> None:
+    held: list[weakref.ref[object]] = []
+
+    @job(name="runtime:held")
+    def steps_and_loops(ctx: Context) -> None:
+        held.append(weakref.ref(ctx._run))
+        ctx.step("first", int)
+        for item in ctx.each("items", range(5)):
+            ctx.state["item"] = item
+        for number, _ in ctx.each("pairs", [(1, "a"), (2, "b")]):
+            if number == 2 and ending == "interrupted":
+                ctx.interrupt("stopping")
+            if number == 2 and ending == "failed in a loop":
+                raise ValueError(ending)
+        if ending == "failed":
+            raise ValueError(ending)
+
+    gc.collect()
+    gc.disable()  # what is free without it needs no pause of it, and no memory until then
+    try:
+        with Runtime("memory://") as runtime:
+            runtime.perform(runtime.submit(steps_and_loops))
+            assert held[0]() is None
+    finally:
+        gc.enable()

@@ -48,7 +48,6 @@ from tracedjobs._core.clock import boot_time
 from tracedjobs._core.compact import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from tracedjobs._core.records import Position
@@ -67,9 +66,6 @@ class Cell:
     `numbers` are its integers, for the loops to write. They are released when the run has ended:
     an iterator that outlives its run raises `ValueError` at its next item, and can never write
     into what is another run's by then.
-
-    `on_unfit` is called when a step is opened of which the cell can keep no more than a mark: the
-    run saves it before it does anything in it.
     """
 
     __slots__ = (
@@ -81,7 +77,6 @@ class Cell:
         "_slots",
         "_used",
         "numbers",
-        "on_unfit",
     )
 
     def __init__(
@@ -99,7 +94,6 @@ class Cell:
         self._at = at
         self._key = key
         self._alone = 0
-        self.on_unfit: Callable[[], object] | None = None
         self._slots: tuple[memoryview, ...] = ()
         self.numbers = segment[at : at + CELL].cast("q")
         name = job_id.encode()
@@ -111,19 +105,19 @@ class Cell:
 
     def open_step(
         self, position: Position, numbers: memoryview | None, *, completed: int = 0
-    ) -> None:
+    ) -> bool:
         """Keep that step from here on, the next after `completed` others.
 
-        `numbers` is where a loop stands, if it is one.
+        `numbers` is where a loop stands, if it is one. `False` where no more than a mark of the
+        step fits: the run is to save it before it does anything in it.
         """
         self._take_back()  # else those of a step whose closing was interrupted, in other places
         mine = self.numbers
         mine[CHECK] = 0
         step, text = position.step, _text_of(position)
-        if len(text) > TEXT - self._used:
+        fits = len(text) <= TEXT - self._used
+        if not fits:
             step, text = "", str(mark_of(step)).encode()
-            if self.on_unfit is not None:
-                self.on_unfit()
         self._write(self._used, text)
         mine[LENGTHS] = self._used | len(text) << 16 | self._alone
         if numbers is None:
@@ -134,6 +128,7 @@ class Cell:
             if mine[KIND] != OFFSET and len(slots_of(mine[LENGTHS])) < FEWEST_SLOTS:
                 mine[AHEAD] = 0
         mine[CHECK] = check_of(self._key, step, text, completed)
+        return fits
 
     def note(self, cursor: object, items: int) -> None:
         """Keep the position of a step that is no loop."""

@@ -125,9 +125,9 @@ class Loop(Step, Generic[T]):
         """Have the position in the flight recorder, unless the user's database keeps it."""
         if self._ledger is None:
             try:
-                cell.open_step(
-                    self.position(), self._numbers, completed=len(self._run.progress.order)
-                )
+                done = len(self._run.progress.order)
+                if not cell.open_step(self.position(), self._numbers, completed=done):
+                    self._run.ask_for_save()
             except ValueError:  # the run ended under it, in another thread or by a fork
                 self._run.check()
                 raise

@@ -122,7 +122,10 @@ def perform_taken(
     if late is not None:
         raise late
     if ending.raises is not None:
-        raise ending.raises
+        try:
+            raise ending.raises
+        finally:
+            del ending  # as in `Run._raise`
     return outcome
 
 
@@ -155,6 +158,11 @@ def _leave(run: Run) -> None:
     finally:
         run.ended = True
         run.let_go()
+        # What would hold the run, and is held by it. Its last position stays where the store does
+        # not know it: the saver may be about to write it.
+        run.ctx = run.raised = None
+        if run.recorded:
+            run.current = None
         if run.recorded:
             run.cell.free()
         else:

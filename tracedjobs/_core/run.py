@@ -107,7 +107,6 @@ class Run(Attention):
         """The name of a step that was written as a decorator and was not given its function."""
         self.ctx: object = None
         self.cell = cell
-        cell.on_unfit = self._ask_for_save
         self._save_first = False
         self.started_at = store.time()
         self.started_boot = boot_time()
@@ -125,7 +124,7 @@ class Run(Attention):
         self._seen: Position | None = stored.open_position
         self.told: Position | None = stored.open_position
         """The newest position that the reporter was told of."""
-        self._watcher = Watcher(self)
+        self._watcher = Watcher(stored.job, is_async=is_async)
         if self._wants_attention():
             self.want_attention()
 
@@ -165,12 +164,12 @@ class Run(Attention):
     def watched_save(self) -> Save:
         """The newest position with what the saver's thread makes of it: estimate and stall."""
         save = self.take_save()
-        meter = self._watcher.look(save)
+        meter = self._watcher.look(self, save)
         return save._replace(meter=meter, progressed_at=self.progressed_at)
 
     def end_watch(self) -> None:
         """Look no more whether it hangs: the run ends, and with it its stall, if there is one."""
-        self._watcher.close(self.live_position())
+        self._watcher.close(self.record, self.live_position())
 
     @property
     def has_kept_stall(self) -> bool:
@@ -251,7 +250,7 @@ class Run(Attention):
 
     def note_stop(self) -> None:
         """Ask whether to stop after the last item: the next checkpoint, if there is one, does."""
-        if self.stop_reason is None:
+        if self.stop_reason is None and not self.ended:
             reason = self._asked_to_stop()
             if reason is not None:
                 self.request_stop(reason)
@@ -348,7 +347,7 @@ class Run(Attention):
         self.lease_deadline = max(self.lease_deadline, began + self.lease_ttl)
         self.progress.complete(step)
         if self.current is not None:
-            self._watcher.end_stall(self.current.position())
+            self._watcher.end_stall(self.record, self.current.position())
             self.current.let_go()
         self.current = None
         self.cell.close_step()
@@ -363,12 +362,21 @@ class Run(Attention):
     def leave_step(self, step: Step, error: BaseException) -> None:
         """Note that the open step ended by `error`: it is what the job is to resume from."""
         self.progress.leave(step.position(), advanced=step.advanced)
-        self._watcher.end_stall(step.position())
+        self._watcher.end_stall(self.record, step.position())
         step.let_go()  # and in the flight recorder it stays as it is: nothing is saved yet
         self.current = None
         interrupted = isinstance(error, Interrupt) or not isinstance(error, Exception)
         tell_step(self, "job_step_interrupted" if interrupted else "job_step_failed", step)
         trace.tell(lambda tracing: tracing.left(self))
+
+    def ask_for_save(self) -> None:
+        """Save before anything else is done: the flight recorder cannot say which step is open.
+
+        The store can then, from before its first item on, or where `set` is called from its first
+        call on.
+        """
+        self._save_first = True
+        self.want_attention()
 
     def let_go(self) -> None:
         """Write no more to the flight recorder; what stands there stays, see `Cell.release`.
@@ -421,16 +429,13 @@ class Run(Attention):
 
     # -- its own ---
 
-    def _ask_for_save(self) -> None:
-        # The flight recorder cannot say which step is open: the store can, from before its first
-        # item on, or where `set` is called from its first call on.
-        self._save_first = True
-        self.want_attention()
-
     def _raise(self, interrupt: Interrupt) -> NoReturn:
         self.raised = interrupt
         self.want_attention()
-        raise interrupt
+        try:
+            raise interrupt
+        finally:
+            del interrupt  # else it would hold this frame, and this frame it
 
     def _wants_attention(self) -> bool:
         return (

@@ -67,14 +67,16 @@ class Saver:
         """Save that run from now on; starts the thread when there is none."""
         with self._changed:
             due = self._due[run] = boot_time() + _interval(run)
-            self._used.add(run.store)
-            purge_at = self._purge_at.setdefault(run.store, boot_time() + PURGE_FIRST)
+            if run.store not in self._used:
+                # In this order: a signal's exception in between leaves no store without its time.
+                due = min(due, self._purge_at.setdefault(run.store, boot_time() + PURGE_FIRST))
+                self._used.add(run.store)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._loop, name="tracedjobs-saver", daemon=True
                 )
                 self._thread.start()
-            if min(due, purge_at) < self._wakes_at:
+            if due < self._wakes_at:
                 # Else not: to wake a thread costs more than all else that a short job needs.
                 self._changed.notify_all()
 
@@ -90,24 +92,28 @@ class Saver:
 
     def _loop(self) -> None:
         while True:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Wait until something is due, and do it; what is over by then is held by nothing here."""
+        with self._changed:
+            while (wait := self._time_to_wait()) > 0:
+                self._changed.wait(None if math.isinf(wait) else wait)
+            runs = list(self._due.items())
+            used = list(self._used)
+        try:
+            self._tick(runs)
+            for store in used:
+                self._purge(store, boot_time())
+        except BaseException:
+            # A defect of ours, or a listener's: the leases of all runs hang on this thread.
+            self._log.exception("The saver failed; it goes on.")
+            later = boot_time() + SHORTEST * 10
+            for run, _ in runs:
+                self._again(run, later)
             with self._changed:
-                while (wait := self._time_to_wait()) > 0:
-                    self._changed.wait(None if math.isinf(wait) else wait)
-                runs = list(self._due.items())
-                used = list(self._used)
-            try:
-                self._tick(runs)
                 for store in used:
-                    self._purge(store, boot_time())
-            except BaseException:
-                # A defect of ours, or a listener's: the leases of all runs hang on this thread.
-                self._log.exception("The saver failed; it goes on.")
-                later = boot_time() + SHORTEST * 10
-                for run, _ in runs:
-                    self._again(run, later)
-                with self._changed:
-                    for store in used:
-                        self._purge_at[store] = max(self._purge_at[store], later)
+                    self._purge_at[store] = max(self._purge_at[store], later)
 
     def _time_to_wait(self) -> float:
         now = boot_time()

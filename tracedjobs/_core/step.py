@@ -199,7 +199,9 @@ class Step:
         """Keep the position in the flight recorder too, unless the user's database keeps it."""
         if self._ledger is None:
             try:
-                cell.open_step(self.position(), None, completed=len(self._run.progress.order))
+                done = len(self._run.progress.order)
+                if not cell.open_step(self.position(), None, completed=done):
+                    self._run.ask_for_save()
             except ValueError:  # as in `set`
                 self._run.check()
                 raise

@@ -115,7 +115,8 @@ class Tally:
     def add(self, metric: str, amount: float = 1, *, step: str = "", label: str = "") -> Tally:
         """Count `amount`; nothing is nothing."""
         if amount:
-            self._counts.append(Count(metric, self._name, self._queue, step, label, amount))
+            told = (metric, self._name, self._queue, step, label, amount)
+            self._counts.append(tuple.__new__(Count, told))  # as in `Step.position`
         return self
 
     def observe(self, metric: str, seconds: float, *, step: str = "") -> Tally:

@@ -81,6 +81,7 @@ def run_directory() -> Path:
     return path
 
 
+@functools.cache
 def worker_name() -> str:
     """This process for people to find: its host and pid."""
     return f"{os.uname().nodename}:{os.getpid()}"
@@ -212,6 +213,7 @@ def _after_fork_in_child() -> None:
     # the parent's lock, and lets it go when the parent dies. The child takes one of its own.
     global _held, _mutex  # noqa: PLW0603 - as above
     _mutex = threading.RLock()
+    worker_name.cache_clear()
     if _held is not None:
         with contextlib.suppress(OSError):
             os.close(_held.handle)

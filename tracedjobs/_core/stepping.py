@@ -49,7 +49,7 @@ def step_flow(
 ) -> Flow[object]:
     run.check()
     _check_left(run, name)
-    if run.progress.advanced and run.progress.running is None:
+    if run.attention and run.progress.advanced and run.progress.running is None:
         yield from run.attend(advanced=False)
     name = check_step(run.progress, name)
     if not callable(fn):
@@ -116,7 +116,8 @@ def before_loop(run: Run, name: str) -> None:
     run.check()
     _check_left(run, name)
     if (
-        run.progress.advanced
+        run.attention
+        and run.progress.advanced
         and run.progress.running is None
         and not (
             run.is_async and run.in_doubt  # then the loop asks the store before its first item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -158,15 +159,17 @@ def _leave(run: Run) -> None:
     finally:
         run.ended = True
         run.let_go()
-        # What would hold the run, and is held by it. Its last position stays where the store does
-        # not know it: the saver may be about to write it.
-        run.ctx = run.raised = None
-        if run.recorded:
-            run.current = None
+        run.ctx = run.raised = None  # which hold the run, as it them
         if run.recorded:
             run.cell.free()
         else:
             run.cell.keep()
+    current = run.current
+    if current is not None:
+        # A loop that was left, which holds the run too: where it stood is told all the same.
+        with suppress(TracedJobsError):  # of a cursor that cannot be stored
+            run.progress.leave(current.position(), advanced=current.advanced)
+            run.current = None
 
 
 saver.release = release

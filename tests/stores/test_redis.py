@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.stores.records import TOKEN, a_job, a_save, a_step, loaded, running
+from tests.stores.records import TOKEN, a_first, a_job, a_save, a_step, loaded, running
 from tests.stores.redis_proxies import certificates, running_proxy
 from tests.stores.redis_servers import RedisServer, running_redis, until
 from tracedjobs._core.clock import wall_time
@@ -251,6 +251,7 @@ def test_a_record_that_cannot_be_read_is_told_with_its_job(
     store: Store, redis_server: RedisServer, prefix: str
 ) -> None:
     store.create(a_job())
+    first = a_first(store)
     for damage in ("damaged", "[]", "[1, 2]", '[["a"], null]'):
         with redis_server.client() as client:
             client.set(f"{prefix}:{{{shard_of('a'):02}}}:h:a", damage)
@@ -258,9 +259,21 @@ def test_a_record_that_cannot_be_read_is_told_with_its_job(
             lambda: store.load("a"),
             lambda: store.page(status=None, name=None, before=None, limit=9),
             lambda: store.change(Change("a", 0, {"wish": "pause"})),
+            lambda: store.begin("a", first),
         ):
             with pytest.raises(StoreError, match=r"The job a in redis://.* is damaged"):
                 look()
+
+
+def test_a_record_of_which_a_part_is_gone_is_not_begun(
+    store: Store, redis_server: RedisServer, prefix: str
+) -> None:
+    store.create(a_job())
+    key = f"{prefix}:{{{shard_of('a'):02}}}:j:a"
+    with redis_server.client() as client:
+        client.hdel(key, "b")
+        assert store.begin("a", a_first(store)) == (None, False)
+        assert client.hget(key, "s") == "pending"
 
 
 def test_a_replica_whose_indexes_cannot_be_cleaned_is_read_all_the_same(prefix: str) -> None:

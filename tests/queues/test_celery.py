@@ -7,7 +7,7 @@ import signal
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, chain, signals
@@ -224,6 +224,16 @@ def submitted() -> Iterator[list[str]]:
     events.unsubscribe(listener)
 
 
+def nothing(app: Celery, runtime: Runtime, name: str) -> Any:
+    """A continuable task that does nothing."""
+
+    @continuable(app, runtime=runtime, name=name)  # type: ignore[untyped-decorator]
+    def work(ctx: Context) -> None:
+        pass
+
+    return work
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_message_whose_record_is_refused_is_sent_all_the_same(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, *, by_name: bool
@@ -240,11 +250,7 @@ def test_a_message_whose_record_is_refused_is_sent_all_the_same(
         )
         url = redis_server.url.replace("redis://", "redis://reader:secret@")
         with Runtime(url) as runtime:
-
-            @continuable(app, runtime=runtime, name="refused.work")  # type: ignore[untyped-decorator]
-            def work(ctx: Context) -> None:
-                pass
-
+            work = nothing(app, runtime, "refused.work")
             if by_name:
                 app.send_task("refused.work", task_id="refused")
             else:
@@ -259,10 +265,7 @@ def test_a_job_whose_message_cannot_be_sent_is_recorded_and_told_of(
 ) -> None:
     app = Celery("unsent", broker=redis_server.url)
     with Runtime(redis_server.url) as runtime:
-
-        @continuable(app, runtime=runtime, name="unsent.work")  # type: ignore[untyped-decorator]
-        def work(ctx: Context) -> None:
-            pass
+        work = nothing(app, runtime, "unsent.work")
 
         for job_id in ("one", "two"):
             with pytest.raises(SerializerNotInstalled):
@@ -276,10 +279,7 @@ def test_a_call_that_sends_others_waits_for_each_record(
 ) -> None:
     app = Celery("eager", broker=redis_server.url)
     with Runtime(redis_server.url) as runtime:
-
-        @continuable(app, runtime=runtime, name="eager.inner")  # type: ignore[untyped-decorator]
-        def inner(ctx: Context) -> None:
-            pass
+        inner = nothing(app, runtime, "eager.inner")
 
         @app.task(name="eager.outer")  # type: ignore[untyped-decorator]
         def outer() -> list[str]:
@@ -301,10 +301,7 @@ def test_who_is_told_that_the_message_is_sent_finds_the_record(
     app = Celery("told", broker=redis_server.url)
     seen: list[bool] = []
     with redis_server.client() as client, Runtime(redis_server.url) as runtime:
-
-        @continuable(app, runtime=runtime, name="told.work")  # type: ignore[untyped-decorator]
-        def work(ctx: Context) -> None:
-            pass
+        work = nothing(app, runtime, "told.work")
 
         def sent(headers: dict[str, str], **_more: object) -> None:
             seen.append(runtime.get(headers["id"]).id in submitted)

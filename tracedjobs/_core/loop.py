@@ -124,13 +124,7 @@ class Loop(Step, Generic[T]):
     def keep_in(self, cell: Cell) -> None:
         """Have the position in the flight recorder, unless the user's database keeps it."""
         if self._ledger is None:
-            try:
-                done = len(self._run.progress.order)
-                if not cell.open_step(self.position(), self._numbers, completed=done):
-                    self._run.ask_for_save()
-            except ValueError:  # the run ended under it, in another thread or by a fork
-                self._run.check()
-                raise
+            self._open_in(cell, self._numbers)
             self._numbers = cell.numbers
 
     def let_go(self) -> None:

@@ -198,14 +198,17 @@ class Step:
     def keep_in(self, cell: Cell) -> None:
         """Keep the position in the flight recorder too, unless the user's database keeps it."""
         if self._ledger is None:
-            try:
-                done = len(self._run.progress.order)
-                if not cell.open_step(self.position(), None, completed=done):
-                    self._run.ask_for_save()
-            except ValueError:  # as in `set`
-                self._run.check()
-                raise
+            self._open_in(cell, None)
             self._cell = cell
+
+    def _open_in(self, cell: Cell, numbers: memoryview | None) -> None:
+        try:
+            done = len(self._run.progress.order)
+            if not cell.open_step(self.position(), numbers, completed=done):
+                self._run.ask_for_save()
+        except ValueError:  # the run ended under it, in another thread or by a fork
+            self._run.check()
+            raise
 
     @property
     def watched_for(self) -> float | None:

@@ -91,11 +91,7 @@ class Asking:
 
     def answers(self, commands: Sequence[Command]) -> list[Any]:
         """The answers of the servers; raises where one is an error."""
-        replies = self._run(commands)
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
-        return replies
+        return [raised(reply) for reply in self._run(commands)]
 
     def _there(self, commands: Sequence[Command]) -> list[tuple[Command, Any]]:
         """The commands that were answered, with their answers; raises where none was.

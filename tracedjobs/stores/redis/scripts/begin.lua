@@ -11,8 +11,8 @@
 local call = redis.call
 local job = call('HMGET', KEYS[1], 'b', 's', 'v', 'l', 'c', 'o', 't', 'w', 'm', 'n', 'd', 'p')
 local head = call('GET', KEYS[2])
-if not head or not job[1] or job[2] ~= 'pending' or job[3] ~= '0' or job[4] ~= '0 0 0 -' or job[5] ~= 'null'
-  or job[6] ~= '-' or job[7] or job[8] or job[9] or job[10] or job[11] or job[12]
+if not head or not job[1] or job[2] ~= 'pending' or job[3] ~= '0'
+  or job[4] ~= '0 0 0 -' or job[5] ~= 'null' or job[6] ~= '-' or job[7] or job[8] or job[9] or job[10] or job[11] or job[12]
   or call('EXISTS', KEYS[3]) == 1
 then
   return false
